@@ -1,0 +1,138 @@
+// Package disk is the contract of a sandbox's root disk. Two drivers keep it: qcow2
+// overlays (anywhere) and device-mapper snapshots (Linux hosts that have it).
+//
+// # Terms
+//
+// A base is an immutable raw image; it is never edited or resized in place, since paused
+// sandboxes may stand on it. A layer is an immutable set of changed blocks. A stack is a base
+// and the layers over it, bottom first. A live disk is a writable top over a stack; exactly
+// one VM may use it. Size is what the guest sees; it may be larger than the base (the rest
+// reads as zeros) and never smaller.
+//
+// # Life
+//
+//	Create(base) / Open(stack) → live → Attach → (VM writes) → Seal → layer → Open(stack+layer) …
+//
+// Seal of a running disk takes a Switch: the driver makes the next live disk, the Switch makes
+// the VM use it from one moment on, and everything written before that moment is in the layer.
+// Seal with a nil Switch is for a disk that no VM uses any more.
+//
+// # Failure rules
+//
+// Every method either does its work or leaves things as they were. Remove and Detach are
+// idempotent: what does not exist is removed. A live disk's files lie in the directory given
+// at Open and nowhere else. Files are sparse; Usage is allocated blocks × 512. Nothing inside
+// a live disk's file is trusted (a VM could have written it): stacks come from the caller,
+// never from a header.
+//
+// # Example
+//
+//	live, err := d.Create(ctx, base, 5<<30, "/sandboxes/x/disk", 0)
+//	att, err := d.Attach(ctx, live)            // give att to the VMM
+//	layer, _, err := d.Seal(ctx, live, "", nil) // the VM is gone
+//	live2, err := d.Open(ctx, live.Stack.With(layer), live.SizeBytes, "/sandboxes/x/disk", 1)
+package disk
+
+import "context"
+
+// DefaultSizeMB is a new sandbox's disk size in MiB.
+const DefaultSizeMB = 5120
+
+// MaxDepth is how many layers a stack may have before it must be merged.
+const MaxDepth = 8
+
+// Base is an immutable raw image file.
+type Base struct {
+	Path      string `json:"path"`
+	SizeBytes int64  `json:"size_bytes"`
+}
+
+// Layer is an immutable set of changed blocks, in the driver's own format.
+type Layer struct {
+	Path string `json:"path"`
+	// SizeBytes is the size of the disk that the layer was the top of.
+	SizeBytes int64 `json:"size_bytes"`
+}
+
+// Stack is what a live disk stands on.
+type Stack struct {
+	Base   Base    `json:"base"`
+	Layers []Layer `json:"layers,omitempty"`
+}
+
+// With returns the stack with one more layer on top; s is not changed.
+func (s Stack) With(l Layer) Stack {
+	return Stack{Base: s.Base, Layers: append(append([]Layer(nil), s.Layers...), l)}
+}
+
+// SizeBytes is the smallest size that a live disk over the stack may have.
+func (s Stack) SizeBytes() int64 {
+	if n := len(s.Layers); n > 0 {
+		return s.Layers[n-1].SizeBytes
+	}
+	return s.Base.SizeBytes
+}
+
+// Live is a writable disk over a stack.
+type Live struct {
+	Stack     Stack  `json:"stack"`
+	Path      string `json:"path"`
+	SizeBytes int64  `json:"size_bytes"`
+}
+
+// Node is one file or block device of an attachment.
+type Node struct {
+	Path     string `json:"path"`
+	Format   string `json:"format"` // "raw" or "qcow2"
+	ReadOnly bool   `json:"read_only"`
+}
+
+// Attachment is how a VMM opens a disk: nodes bottom first, the last one writable. A block
+// device is one raw node.
+type Attachment struct {
+	Nodes []Node `json:"nodes"`
+}
+
+// Switch makes a running VM write to next instead of the disk it has. When it returns nil,
+// everything written before is in the old files and everything after goes to next.
+type Switch func(ctx context.Context, next Attachment) error
+
+// Capabilities say how drivers differ.
+type Capabilities struct {
+	// BlockDevice: attachments are block devices (else files that only a VMM can read).
+	BlockDevice bool
+	// LiveSeal: Seal works with a Switch while a VM writes.
+	LiveSeal bool
+}
+
+// Driver keeps the contract above. Methods are safe for concurrent use on different disks.
+type Driver interface {
+	Name() string
+	Capabilities() Capabilities
+	// Create makes a live disk over a base: Open with no layers.
+	Create(ctx context.Context, base Base, sizeBytes int64, dir string, index int) (Live, error)
+	// Open makes a live disk over a stack, as a new file in dir whose name carries index
+	// (unique in dir; a leftover of the same name is replaced). A size below the stack's is
+	// fault.Invalid; a stack of MaxDepth layers or more is fault.FailedPrecondition (Merge it).
+	Open(ctx context.Context, stack Stack, sizeBytes int64, dir string, index int) (Live, error)
+	// Attach makes the disk usable by a VMM. Idempotent.
+	Attach(ctx context.Context, live Live) (Attachment, error)
+	// Detach undoes Attach, after the VMM has let go. Idempotent.
+	Detach(ctx context.Context, live Live) error
+	// Seal turns a live disk into a synced, immutable layer. With a Switch it also returns the
+	// next live disk (index nextIndex), already in use by the VM.
+	Seal(ctx context.Context, live Live, nextIndex int, sw Switch) (Layer, *Live, error)
+	// Grow makes a live disk that no VM uses larger.
+	Grow(ctx context.Context, live Live, sizeBytes int64) (Live, error)
+	// Merge writes layers (adjacent, bottom first, all over below) into one new layer at dst.
+	// The old ones are untouched. The result is published by rename.
+	Merge(ctx context.Context, below Stack, layers []Layer, dst string) (Layer, error)
+	// Flatten writes a stack as a new sparse raw image at dst, published by rename.
+	Flatten(ctx context.Context, stack Stack, dst string) (Base, error)
+	// RemoveLive detaches and deletes a live disk's file; the stack is untouched.
+	RemoveLive(ctx context.Context, live Live) error
+	// RemoveLayer deletes a layer's file. The caller knows that nothing stands on it.
+	RemoveLayer(ctx context.Context, l Layer) error
+	// Usage is the real use of one file in bytes; a missing file is fault.NotFound.
+	Usage(path string) (int64, error)
+}
