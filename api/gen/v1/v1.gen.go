@@ -148,6 +148,8 @@ type CreateEvent struct {
 
 // CreateSandbox defines model for CreateSandbox.
 type CreateSandbox struct {
+	// Cold Boot a kernel instead of restoring the template's memory: seconds, not a tenth of one.
+	Cold       *bool              `json:"cold,omitempty"`
 	DiskSizeMb *int               `json:"disk_size_mb,omitempty"`
 	Env        *map[string]string `json:"env,omitempty"`
 

@@ -572,8 +572,10 @@ type StatsResponse struct {
 	DiskUsedBytes    uint64                 `protobuf:"varint,6,opt,name=disk_used_bytes,json=diskUsedBytes,proto3" json:"disk_used_bytes,omitempty"`
 	Processes        uint32                 `protobuf:"varint,7,opt,name=processes,proto3" json:"processes,omitempty"`
 	Load1            float64                `protobuf:"fixed64,8,opt,name=load1,proto3" json:"load1,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// idle_ms since the last process output, process start or request but this one.
+	IdleMs        int64 `protobuf:"varint,9,opt,name=idle_ms,json=idleMs,proto3" json:"idle_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StatsResponse) Reset() {
@@ -662,6 +664,13 @@ func (x *StatsResponse) GetLoad1() float64 {
 	return 0
 }
 
+func (x *StatsResponse) GetIdleMs() int64 {
+	if x != nil {
+		return x.IdleMs
+	}
+	return 0
+}
+
 var File_roost_guest_v1_control_proto protoreflect.FileDescriptor
 
 const file_roost_guest_v1_control_proto_rawDesc = "" +
@@ -716,7 +725,7 @@ const file_roost_guest_v1_control_proto_rawDesc = "" +
 	"\fGrowResponse\x12\x1d\n" +
 	"\n" +
 	"root_bytes\x18\x01 \x01(\x03R\trootBytes\"\x0e\n" +
-	"\fStatsRequest\"\xba\x02\n" +
+	"\fStatsRequest\"\xd3\x02\n" +
 	"\rStatsResponse\x12\x1b\n" +
 	"\tcpu_count\x18\x01 \x01(\rR\bcpuCount\x12,\n" +
 	"\x12memory_total_bytes\x18\x02 \x01(\x04R\x10memoryTotalBytes\x12*\n" +
@@ -725,7 +734,8 @@ const file_roost_guest_v1_control_proto_rawDesc = "" +
 	"\x10disk_total_bytes\x18\x05 \x01(\x04R\x0ediskTotalBytes\x12&\n" +
 	"\x0fdisk_used_bytes\x18\x06 \x01(\x04R\rdiskUsedBytes\x12\x1c\n" +
 	"\tprocesses\x18\a \x01(\rR\tprocesses\x12\x14\n" +
-	"\x05load1\x18\b \x01(\x01R\x05load12\xea\x02\n" +
+	"\x05load1\x18\b \x01(\x01R\x05load1\x12\x17\n" +
+	"\aidle_ms\x18\t \x01(\x03R\x06idleMs2\xea\x02\n" +
 	"\aControl\x12G\n" +
 	"\x06Freeze\x12\x1d.roost.guest.v1.FreezeRequest\x1a\x1e.roost.guest.v1.FreezeResponse\x12J\n" +
 	"\aRestore\x12\x1e.roost.guest.v1.RestoreRequest\x1a\x1f.roost.guest.v1.RestoreResponse\x12A\n" +

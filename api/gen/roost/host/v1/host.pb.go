@@ -642,7 +642,9 @@ type CreateSandboxRequest struct {
 	IdleTimeout *durationpb.Duration   `protobuf:"bytes,5,opt,name=idle_timeout,json=idleTimeout,proto3" json:"idle_timeout,omitempty"`
 	Envs        map[string]string      `protobuf:"bytes,6,rep,name=envs,proto3" json:"envs,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// runtime asked for; empty lets the host choose.
-	Runtime       string `protobuf:"bytes,7,opt,name=runtime,proto3" json:"runtime,omitempty"`
+	Runtime string `protobuf:"bytes,7,opt,name=runtime,proto3" json:"runtime,omitempty"`
+	// cold boots a kernel instead of restoring the template's memory.
+	Cold          bool `protobuf:"varint,8,opt,name=cold,proto3" json:"cold,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -724,6 +726,13 @@ func (x *CreateSandboxRequest) GetRuntime() string {
 		return x.Runtime
 	}
 	return ""
+}
+
+func (x *CreateSandboxRequest) GetCold() bool {
+	if x != nil {
+		return x.Cold
+	}
+	return false
 }
 
 // CreateSandboxResponse streams progress (a first start of a new size boots once), then the
@@ -1742,7 +1751,7 @@ const file_roost_host_v1_host_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06status\x18\x02 \x01(\tR\x06status\x12\x16\n" +
 	"\x06detail\x18\x03 \x01(\tR\x06detail\x12\x12\n" +
-	"\x04hint\x18\x04 \x01(\tR\x04hint\"\x95\x03\n" +
+	"\x04hint\x18\x04 \x01(\tR\x04hint\"\xa9\x03\n" +
 	"\x14CreateSandboxRequest\x126\n" +
 	"\toperation\x18\x01 \x01(\v2\x18.roost.host.v1.OperationR\toperation\x12\x1d\n" +
 	"\n" +
@@ -1751,7 +1760,8 @@ const file_roost_host_v1_host_proto_rawDesc = "" +
 	"\tresources\x18\x04 \x01(\v2\x18.roost.host.v1.ResourcesR\tresources\x12<\n" +
 	"\fidle_timeout\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\vidleTimeout\x12A\n" +
 	"\x04envs\x18\x06 \x03(\v2-.roost.host.v1.CreateSandboxRequest.EnvsEntryR\x04envs\x12\x18\n" +
-	"\aruntime\x18\a \x01(\tR\aruntime\x1a7\n" +
+	"\aruntime\x18\a \x01(\tR\aruntime\x12\x12\n" +
+	"\x04cold\x18\b \x01(\bR\x04cold\x1a7\n" +
 	"\tEnvsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8b\x01\n" +
