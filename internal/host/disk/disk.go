@@ -6,8 +6,8 @@
 // A base is an immutable raw image; it is never edited or resized in place, since paused
 // sandboxes may stand on it. A layer is an immutable set of changed blocks. A stack is a base
 // and the layers over it, bottom first. A live disk is a writable top over a stack; exactly
-// one VM may use it. Size is what the guest sees; it may be larger than the base (the rest
-// reads as zeros) and never smaller.
+// one VM may use it. Size is what the guest sees, a multiple of SizeUnit; it may be larger than
+// the base (the rest reads as zeros) and never smaller.
 //
 // # Life
 //
@@ -15,11 +15,18 @@
 //
 // Seal of a running disk takes a Switch: the driver makes the next live disk, the Switch makes
 // the VM use it from one moment on, and everything written before that moment is in the layer.
-// Seal with a nil Switch is for a disk that no VM uses any more.
+// Seal with a nil Switch is for a disk that no VM uses any more; it may be repeated. A sealed
+// layer belongs to the agent's user, mode 0400, whoever owned the live disk: giving VMs access
+// to layers is the caller's part, as it is for live disks (made by the agent, mode 0600).
 //
 // # Failure rules
 //
-// Every method either does its work or leaves things as they were. Remove and Detach are
+// Every method either does its work or leaves things as they were, with one exception: when
+// Seal fails after its Switch succeeded, it returns the next live disk beside the error. The VM
+// uses that disk and the old one is its top layer; Seal the old one again, with a nil Switch.
+//
+// Seal without a Switch, Grow and Merge refuse a file that a VM still writes to
+// (fault.FailedPrecondition). Remove and Detach are
 // idempotent: what does not exist is removed. A live disk's files lie in the directory given
 // at Open and nowhere else. Files are sparse; Usage is allocated blocks × 512. Nothing inside
 // a live disk's file is trusted (a VM could have written it): stacks come from the caller,
@@ -37,6 +44,9 @@ import "context"
 
 // DefaultSizeMB is a new sandbox's disk size in MiB.
 const DefaultSizeMB = 5120
+
+// SizeUnit divides the size of every live disk and layer (a base may have any size).
+const SizeUnit = 64 << 10
 
 // MaxDepth is how many layers a stack may have before it must be merged.
 const MaxDepth = 8
@@ -109,11 +119,15 @@ type Capabilities struct {
 type Driver interface {
 	Name() string
 	Capabilities() Capabilities
+	// LivePath is where Open puts the live disk of that index: recovery knows it from a journal
+	// that was written before Open returned.
+	LivePath(dir string, index int) string
 	// Create makes a live disk over a base: Open with no layers.
 	Create(ctx context.Context, base Base, sizeBytes int64, dir string, index int) (Live, error)
 	// Open makes a live disk over a stack, as a new file in dir whose name carries index
-	// (unique in dir; a leftover of the same name is replaced). A size below the stack's is
-	// fault.Invalid; a stack of MaxDepth layers or more is fault.FailedPrecondition (Merge it).
+	// (unique in dir; a leftover of the same name is replaced, a file of the stack never is). A
+	// size below the stack's is fault.Invalid; a stack of MaxDepth layers or more is
+	// fault.FailedPrecondition (Merge it).
 	Open(ctx context.Context, stack Stack, sizeBytes int64, dir string, index int) (Live, error)
 	// Attach makes the disk usable by a VMM. Idempotent.
 	Attach(ctx context.Context, live Live) (Attachment, error)
@@ -125,9 +139,10 @@ type Driver interface {
 	// Grow makes a live disk that no VM uses larger.
 	Grow(ctx context.Context, live Live, sizeBytes int64) (Live, error)
 	// Merge writes layers (adjacent, bottom first, all over below) into one new layer at dst.
-	// The old ones are untouched. The result is published by rename.
+	// The old ones are untouched. The result appears at dst whole or not at all; a dst that
+	// exists is fault.AlreadyExists.
 	Merge(ctx context.Context, below Stack, layers []Layer, dst string) (Layer, error)
-	// Flatten writes a stack as a new sparse raw image at dst, published by rename.
+	// Flatten writes a stack as a new sparse raw image at dst, published as by Merge.
 	Flatten(ctx context.Context, stack Stack, dst string) (Base, error)
 	// RemoveLive detaches and deletes a live disk's file; the stack is untouched.
 	RemoveLive(ctx context.Context, live Live) error

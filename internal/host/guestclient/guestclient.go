@@ -1,0 +1,132 @@
+// Package guestclient talks to roost-guest inside one sandbox: its health, quiescing before
+// a capture, and the handshake after a start. It believes no fact that the guest does not
+// state, and refuses a handshake whose facts are not what was asked.
+package guestclient
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"time"
+
+	"connectrpc.com/connect"
+
+	guestv1 "github.com/roosthq/roost/api/gen/roost/guest/v1"
+	"github.com/roosthq/roost/api/gen/roost/guest/v1/guestv1connect"
+	"github.com/roosthq/roost/internal/fault"
+)
+
+// Port is where roost-guest listens.
+const Port = 49983
+
+// Headers of the guest's two credentials.
+const (
+	ControlHeader = "X-Control-Token"
+	AccessHeader  = "X-Access-Token"
+)
+
+// MaxClockSkew is how far the guest's clock may be off after a handshake.
+const MaxClockSkew = 500 * time.Millisecond
+
+const baseURL = "http://guest"
+
+// DialFunc opens a TCP connection to a port of the guest.
+type DialFunc func(ctx context.Context, port int) (net.Conn, error)
+
+// Client speaks to one guest. Safe for concurrent use.
+type Client struct {
+	transport *http.Transport
+	control   guestv1connect.ControlClient
+	auth      *controlAuth
+}
+
+// New makes a client; nothing is dialled yet.
+func New(dial DialFunc, controlToken string) *Client {
+	transport := &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return dial(ctx, Port)
+		},
+		MaxIdleConnsPerHost: 16,
+		IdleConnTimeout:     2 * time.Minute,
+		DisableCompression:  true,
+	}
+	auth := &controlAuth{next: transport}
+	auth.set(controlToken)
+	return &Client{
+		transport: transport,
+		auth:      auth,
+		control:   guestv1connect.NewControlClient(&http.Client{Transport: auth}, baseURL),
+	}
+}
+
+// Transport carries user traffic to the guest; the caller adds credentials.
+func (c *Client) Transport() http.RoundTripper { return c.transport }
+
+// CloseIdle ends connections that nobody uses, so that a capture holds none.
+func (c *Client) CloseIdle() { c.transport.CloseIdleConnections() }
+
+// WaitReady returns when the guest answers. Each try is short, since a guest that is still
+// booting drops packets instead of refusing them.
+func (c *Client) WaitReady(ctx context.Context) error {
+	for {
+		err := c.health(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fault.New(fault.DeadlineExceeded, "wait for", "guest", "no answer on its port: "+err.Error()).
+				WithHint("the guest's console says why: roost logs ID")
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+func (c *Client) health(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 250*time.Millisecond)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, baseURL+"/health", nil)
+	if err != nil {
+		return err
+	}
+	resp, err := c.transport.RoundTrip(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusNoContent {
+		return fault.New(fault.Unavailable, "check health of", "guest", resp.Status)
+	}
+	return nil
+}
+
+// Freeze stops user processes and syncs the guest's file systems.
+func (c *Client) Freeze(ctx context.Context, syncTimeout time.Duration) error {
+	req := &guestv1.FreezeRequest{SyncTimeoutMs: uint32(syncTimeout.Milliseconds())} //nolint:gosec // a few seconds
+	_, err := c.control.Freeze(ctx, connect.NewRequest(req))
+	return fault.Wrap(fault.FromConnect(err), "freeze", "user processes")
+}
+
+// Thaw lets user processes of the generation run.
+func (c *Client) Thaw(ctx context.Context, generation uint64) error {
+	_, err := c.control.Thaw(ctx, connect.NewRequest(&guestv1.ThawRequest{Generation: generation}))
+	return fault.Wrap(fault.FromConnect(err), "thaw", "user processes")
+}
+
+// Grow makes the root file system fill its disk and returns its size.
+func (c *Client) Grow(ctx context.Context) (int64, error) {
+	resp, err := c.control.Grow(ctx, connect.NewRequest(&guestv1.GrowRequest{}))
+	if err != nil {
+		return 0, fault.Wrap(fault.FromConnect(err), "grow", "root file system")
+	}
+	return resp.Msg.GetRootBytes(), nil
+}
+
+// IdleFor is how long the guest has seen neither output nor requests.
+func (c *Client) IdleFor(ctx context.Context) (time.Duration, error) {
+	resp, err := c.control.Stats(ctx, connect.NewRequest(&guestv1.StatsRequest{}))
+	if err != nil {
+		return 0, fault.Wrap(fault.FromConnect(err), "read statistics of", "guest")
+	}
+	return time.Duration(resp.Msg.GetIdleMs()) * time.Millisecond, nil
+}

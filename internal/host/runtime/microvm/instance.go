@@ -1,0 +1,196 @@
+package microvm
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/roosthq/roost/internal/fault"
+	"github.com/roosthq/roost/internal/host/disk"
+	"github.com/roosthq/roost/internal/host/memory"
+	"github.com/roosthq/roost/internal/host/paths"
+	"github.com/roosthq/roost/internal/host/runtime"
+	"github.com/roosthq/roost/internal/host/vmm"
+)
+
+// templateMemory is the whole memory of a template, in its capture.
+const templateMemory = "memory"
+
+// instance is one running VM with its disk and its share of the template's memory.
+type instance struct {
+	rt     *Runtime
+	vm     vmm.VM
+	live   disk.Live
+	vcpus  int
+	kernel string
+	ram    *ram
+	// template: ram is written by the VM itself and will be captured whole.
+	template bool
+	stop     sync.Once
+	stopErr  error
+}
+
+var _ runtime.Instance = (*instance)(nil)
+
+func (in *instance) Record() (json.RawMessage, error) {
+	return json.Marshal(instanceRecord{
+		Handle: in.vm.Handle(), Live: in.live, MemoryBase: in.ram.base, VCPUs: in.vcpus, Kernel: in.kernel,
+	})
+}
+
+func (in *instance) Freeze(ctx context.Context) error { return in.vm.Pause(ctx) }
+func (in *instance) Thaw(ctx context.Context) error   { return in.vm.Resume(ctx) }
+
+func (in *instance) Exited() <-chan struct{}  { return in.vm.Exited() }
+func (in *instance) Console() ([]byte, error) { return in.vm.Console() }
+
+func (in *instance) Exit() runtime.Exit {
+	e := in.vm.Exit()
+	return runtime.Exit{Reason: e.Reason, Requested: e.Requested, At: e.At}
+}
+
+// Stop kills the VMM, then lets go of the disk and the memory. In that order: a mapping is
+// never removed under a VMM that may still write.
+func (in *instance) Stop(ctx context.Context) error {
+	if err := in.vm.Kill(ctx); err != nil {
+		return err
+	}
+	in.stop.Do(func() {
+		in.stopErr = errors.Join(in.rt.disk.Detach(ctx, in.live), in.ram.release())
+	})
+	return in.stopErr
+}
+
+func (in *instance) Detach() {
+	in.vm.Detach()
+	_ = in.ram.release()
+}
+
+func (in *instance) Usage() (runtime.Usage, error) {
+	m, err := in.vm.Mapping()
+	if err != nil {
+		return runtime.Usage{}, err
+	}
+	ram, err := memory.Usage(m.PID, m.Addr, m.Bytes)
+	if err != nil {
+		return runtime.Usage{}, err
+	}
+	blocks, err := in.rt.disk.Usage(in.live.Path)
+	return runtime.Usage{MemoryBytes: ram, DiskBytes: blocks}, err
+}
+
+// Capture saves device state, memory and the disk's layer, each synced, and names them.
+func (in *instance) Capture(ctx context.Context, dir string, opts runtime.CaptureOptions) (json.RawMessage, runtime.CaptureStats, error) {
+	var stats runtime.CaptureStats
+	rec := captureRecord{
+		Identity: in.rt.vmm.Identity(), VCPUs: in.vcpus, MemoryMB: in.vm.Handle().MemoryMB,
+		Kernel: in.kernel, State: filepath.Join(dir, paths.DeviceState),
+		MemoryBase: in.ram.base, DiskBytes: in.live.SizeBytes,
+	}
+	saveDisk := func() (int64, error) {
+		layer, _, err := in.rt.disk.Seal(ctx, in.live, 0, nil)
+		rec.Disk = in.live.Stack.With(layer)
+		return 0, err
+	}
+	saveDisk := func() (int64, error) {
+		layer, _, err := in.rt.disk.Seal(ctx, in.live, 0, nil)
+		rec.Disk = in.live.Stack.With(layer)
+		return 0, err
+	}
+	steps := []struct {
+		name string
+		run  func() (int64, error)
+	}{
+		{"state", func() (int64, error) { return in.saveState(ctx, &rec) }},
+		{"disk", saveDisk},
+		// Memory last: a template's ends the VM.
+		{"memory", func() (int64, error) { return in.saveMemory(ctx, dir, opts, &rec, &stats) }},
+	}
+	for _, step := range steps {
+		began := time.Now()
+		n, err := step.run()
+		if err != nil {
+			return nil, stats, fault.Wrap(err, "save", step.name)
+		}
+		stats.BytesWritten += n
+		stats.Phases = append(stats.Phases, runtime.Phase{Name: step.name, Duration: time.Since(began)})
+	}
+	raw, err := json.Marshal(rec.relativeTo(dir))
+	return raw, stats, err
+}
+
+func (in *instance) saveState(ctx context.Context, rec *captureRecord) (int64, error) {
+	f, err := os.OpenFile(rec.State, os.O_CREATE|os.O_RDWR|os.O_TRUNC, 0o600)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	if err := in.vm.SaveState(ctx, f); err != nil {
+		return 0, err
+	}
+	raw, err := os.ReadFile(rec.State)
+	if err != nil {
+		return 0, err
+	}
+	rec.StateSum = stateSum(raw)
+	return int64(len(raw)), f.Sync()
+}
+
+// saveMemory writes a template's memory whole, a sandbox's as pages that changed.
+func (in *instance) saveMemory(ctx context.Context, dir string, opts runtime.CaptureOptions, rec *captureRecord, stats *runtime.CaptureStats) (int64, error) {
+	if in.template {
+		return in.saveTemplate(ctx, dir, rec)
+	}
+	at, err := in.vm.Mapping()
+	if err != nil {
+		return 0, err
+	}
+	parent, layers, err := parentMap(opts.Parent)
+	if err != nil {
+		return 0, err
+	}
+	layer := filepath.Join(dir, paths.MemoryLayer)
+	saved, cost, err := memory.CaptureFile(ctx, in.ram.mapping(at), parent, layer, true)
+	if err != nil {
+		return 0, err
+	}
+	rec.Layers = append(layers, layer)
+	rec.MemoryMap = filepath.Join(dir, paths.MemoryMap)
+	stats.PrivatePages, stats.ZeroPages = int64(cost.Private), int64(cost.Zero)
+	if err := memory.WriteMap(rec.MemoryMap, saved); err != nil {
+		return 0, err
+	}
+	return cost.Bytes + int64(len(saved.Marshal())), nil
+}
+
+// saveTemplate ends the VM, since memory that a process still maps for writing cannot be
+// sealed, and keeps all of it.
+func (in *instance) saveTemplate(ctx context.Context, dir string, rec *captureRecord) (int64, error) {
+	if err := in.vm.Kill(ctx); err != nil {
+		return 0, err
+	}
+	if err := memory.Seal(in.ram.file); err != nil {
+		return 0, err
+	}
+	rec.MemoryBase = filepath.Join(dir, templateMemory)
+	info, err := memory.Save(ctx, in.ram.file, rec.MemoryBase)
+	return info.Used, err
+}
+
+// parentMap is what the last pause saved. With MaxLayers of it the next capture starts afresh:
+// everything private is written once, and the old layers are no longer needed.
+func parentMap(parent *runtime.Capture) (*memory.Map, []string, error) {
+	if parent == nil {
+		return nil, nil, nil
+	}
+	rec, err := parseCapture(*parent)
+	if err != nil || rec.MemoryMap == "" || len(rec.Layers) >= memory.MaxLayers {
+		return nil, nil, err
+	}
+	saved, err := memory.ReadMap(rec.MemoryMap)
+	return saved, rec.Layers, err
+}

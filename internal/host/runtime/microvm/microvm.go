@@ -1,0 +1,218 @@
+package microvm
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+
+	"github.com/roosthq/roost/internal/fault"
+	"github.com/roosthq/roost/internal/host/disk"
+	"github.com/roosthq/roost/internal/host/memory"
+	"github.com/roosthq/roost/internal/host/runtime"
+	"github.com/roosthq/roost/internal/host/uids"
+	"github.com/roosthq/roost/internal/host/vmm"
+	"github.com/roosthq/roost/internal/undo"
+)
+
+// Runtime runs sandboxes in microVMs.
+type Runtime struct {
+	vmm   vmm.Driver
+	disk  disk.Driver
+	cache *memory.Cache
+}
+
+var _ runtime.Runtime = (*Runtime)(nil)
+
+// New composes a runtime.
+func New(v vmm.Driver, d disk.Driver) *Runtime {
+	return &Runtime{vmm: v, disk: d, cache: memory.NewCache()}
+}
+
+// Name of the runtime: that of its VMM.
+func (r *Runtime) Name() string { return r.vmm.Name() }
+
+// Isolation is hardware under KVM, emulated otherwise.
+func (r *Runtime) Isolation() runtime.Isolation {
+	if r.vmm.Capabilities().Accelerated {
+		return runtime.Hardware
+	}
+	return runtime.Emulated
+}
+
+// Capabilities of a guest with a kernel of its own.
+func (r *Runtime) Capabilities() runtime.Capabilities {
+	return runtime.Capabilities{GuestFreezer: true, GuestClock: true, GuestBoots: true}
+}
+
+// Identity names the VMM build, machine, CPU and kernel command line.
+func (r *Runtime) Identity() map[string]string {
+	id := r.vmm.Identity()
+	return map[string]string{
+		"driver": r.vmm.Name(), "build": id.Build, "machine": id.Machine, "cpu": id.CPU,
+		"cmdline": id.Cmdline, "disk": r.disk.Name(),
+	}
+}
+
+// Boot starts a kernel over a fresh disk on the template's image.
+func (r *Runtime) Boot(ctx context.Context, spec runtime.Spec, opts runtime.BootOptions) (_ runtime.Instance, err error) {
+	var undos undo.Stack
+	defer rollback(ctx, &undos, &err)
+	base := disk.Base{Path: spec.Template.Disk, SizeBytes: spec.Template.DiskBytes}
+	in := &instance{rt: r, vcpus: spec.Resources.VCPUs, kernel: spec.Template.Kernel, template: opts.Template}
+	if in.live, err = r.disk.Create(ctx, base, diskBytes(spec.Resources), spec.DiskDir, spec.DiskIndex); err != nil {
+		return nil, err
+	}
+	undos.Push("remove live disk", func(ctx context.Context) error { return r.disk.RemoveLive(ctx, in.live) })
+	ram, err := bootMemory(spec.Resources.MemoryMB, opts.Template)
+	if err != nil {
+		return nil, err
+	}
+	in.ram = ram
+	undos.Push("release memory", func(context.Context) error { return ram.release() })
+	cfg, err := r.config(ctx, spec, in)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Memory.Shared = opts.Template
+	if in.vm, err = r.vmm.Boot(ctx, cfg); err != nil {
+		return nil, err
+	}
+	undos.Discard()
+	return in, nil
+}
+
+// Restore starts a VM from a capture, over a fresh layer on the captured disk.
+func (r *Runtime) Restore(ctx context.Context, spec runtime.Spec, from runtime.Capture) (_ runtime.Instance, err error) {
+	var undos undo.Stack
+	defer rollback(ctx, &undos, &err)
+	rec, err := parseCapture(from)
+	if err != nil {
+		return nil, err
+	}
+	if err = checkIdentity(r.vmm.Identity(), rec.Identity); err != nil {
+		return nil, err
+	}
+	in := &instance{rt: r, vcpus: rec.VCPUs, kernel: rec.Kernel}
+	spec.Resources.VCPUs, spec.Resources.MemoryMB = rec.VCPUs, rec.MemoryMB
+	if in.live, err = r.disk.Open(ctx, rec.Disk, max(diskBytes(spec.Resources), rec.DiskBytes), spec.DiskDir, spec.DiskIndex); err != nil {
+		return nil, err
+	}
+	undos.Push("remove live disk", func(ctx context.Context) error { return r.disk.RemoveLive(ctx, in.live) })
+	if in.ram, err = r.baseMemory(ctx, rec.MemoryBase, rec.MemoryMB); err != nil {
+		return nil, err
+	}
+	undos.Push("release memory", func(context.Context) error { return in.ram.release() })
+	if err = r.load(ctx, spec, rec, in); err != nil {
+		return nil, err
+	}
+	undos.Discard()
+	return in, nil
+}
+
+// load starts the VMM with the saved pages and device state.
+func (r *Runtime) load(ctx context.Context, spec runtime.Spec, rec captureRecord, in *instance) error {
+	state, err := openState(rec.State, rec.StateSum)
+	if err != nil {
+		return err
+	}
+	defer state.Close()
+	cfg, err := r.config(ctx, spec, in)
+	if err != nil {
+		return err
+	}
+	in.vm, err = r.vmm.Restore(ctx, cfg, state, func(m vmm.Mapping) error {
+		return applyPages(ctx, rec, in.ram.mapping(m))
+	})
+	if err != nil {
+		return err
+	}
+	if in.live.SizeBytes > rec.DiskBytes {
+		if err := in.vm.GrowDisk(ctx, in.live.SizeBytes); err != nil {
+			return errors.Join(err, in.vm.Kill(ctx))
+		}
+	}
+	return nil
+}
+
+// config makes the VMM's configuration for an instance's disk and memory.
+func (r *Runtime) config(ctx context.Context, spec runtime.Spec, in *instance) (vmm.Config, error) {
+	att, err := r.disk.Attach(ctx, in.live)
+	if err != nil {
+		return vmm.Config{}, err
+	}
+	return vmm.Config{
+		ID: spec.ID, Dir: spec.RunDir,
+		VCPUs: spec.Resources.VCPUs, MemoryMB: spec.Resources.MemoryMB,
+		Kernel: in.kernel, Initrd: spec.Initrd,
+		Drive: drive(att), Tap: spec.Port.Tap, MAC: spec.Port.MAC,
+		Memory: vmm.Memory{File: in.ram.file},
+		UID:    spec.UID, GID: spec.UID,
+	}, nil
+}
+
+// Adopt takes over a VM that runs since before the agent started.
+func (r *Runtime) Adopt(ctx context.Context, _ runtime.Spec, record json.RawMessage) (runtime.Instance, error) {
+	rec, err := parseInstance(record)
+	if err != nil {
+		return nil, err
+	}
+	vm, err := r.vmm.Adopt(ctx, rec.Handle)
+	if err != nil {
+		return nil, err
+	}
+	in := &instance{rt: r, vm: vm, live: rec.Live, vcpus: rec.VCPUs, kernel: rec.Kernel}
+	if in.ram, err = r.takeBack(ctx, vm, rec); err != nil {
+		vm.Detach()
+		return nil, err
+	}
+	if _, err := r.disk.Attach(ctx, rec.Live); err != nil {
+		vm.Detach()
+		return nil, errors.Join(err, in.ram.release())
+	}
+	return in, nil
+}
+
+// Discard ends every process of the spec's uid and removes its live disk.
+func (r *Runtime) Discard(ctx context.Context, spec runtime.Spec) error {
+	if err := uids.Kill(ctx, spec.UID); err != nil {
+		return err
+	}
+	return r.disk.RemoveLive(ctx, disk.Live{Path: r.disk.LivePath(spec.DiskDir, spec.DiskIndex)})
+}
+
+// Files lists what a capture stands on.
+func (r *Runtime) Files(c runtime.Capture) ([]string, error) {
+	rec, err := parseCapture(c)
+	if err != nil {
+		return nil, err
+	}
+	return rec.files(), nil
+}
+
+// rollback runs the undo steps when the operation failed.
+func rollback(ctx context.Context, undos *undo.Stack, err *error) {
+	if *err != nil {
+		*err = errors.Join(*err, undos.Rollback(ctx))
+	}
+}
+
+func drive(att disk.Attachment) []vmm.Node {
+	nodes := make([]vmm.Node, len(att.Nodes))
+	for i, n := range att.Nodes {
+		nodes[i] = vmm.Node(n)
+	}
+	return nodes
+}
+
+func diskBytes(r runtime.Resources) int64 { return int64(r.DiskSizeMB) << 20 }
+
+func memoryBytes(mb int) int64 { return int64(mb) << 20 }
+
+func parseInstance(record []byte) (instanceRecord, error) {
+	var rec instanceRecord
+	if err := json.Unmarshal(record, &rec); err != nil {
+		return rec, fmt.Errorf("read instance record: %w", err)
+	}
+	return rec, nil
+}

@@ -1,0 +1,129 @@
+package microvm
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/zeebo/xxh3"
+
+	"github.com/roosthq/roost/internal/fault"
+	"github.com/roosthq/roost/internal/host/memory"
+	"github.com/roosthq/roost/internal/host/vmm"
+)
+
+// ram is the memfd under a VM's memory.
+type ram struct {
+	file *os.File
+	// base is the path of the template's memory; "" for zeros.
+	base string
+	// id identifies the content, so that saved pages never meet another template's memory.
+	id   memory.Hash
+	drop func() error
+}
+
+// release lets go of the memory; the VM must be gone. Idempotent.
+func (m *ram) release() error {
+	drop := m.drop
+	m.drop = nil
+	if drop == nil {
+		return nil
+	}
+	return drop()
+}
+
+// mapping is the VM's memory with the identity of what lies under it.
+func (m *ram) mapping(at vmm.Mapping) memory.Mapping {
+	return memory.Mapping{PID: at.PID, Addr: at.Addr, Bytes: at.Bytes, Template: m.id}
+}
+
+// bootMemory is zeros: written in place by a template's VM, privately by any other.
+func bootMemory(memoryMB int, template bool) (*ram, error) {
+	f, err := memory.NewTemplate("roost-ram", memoryBytes(memoryMB))
+	if err != nil {
+		return nil, err
+	}
+	if !template {
+		if err := memory.Seal(f); err != nil {
+			_ = f.Close()
+			return nil, err
+		}
+	}
+	return &ram{file: f, drop: f.Close}, nil
+}
+
+// baseMemory is what a capture's pages differ from.
+func (r *Runtime) baseMemory(ctx context.Context, path string, memoryMB int) (*ram, error) {
+	if path == "" {
+		return bootMemory(memoryMB, false)
+	}
+	return sharedRAM(path)(r.cache.Get(ctx, path, memoryBytes(memoryMB)))
+}
+
+// takeBack shares the template memory that an adopted VM already holds, so that it is not
+// loaded a second time.
+func (r *Runtime) takeBack(ctx context.Context, vm vmm.VM, rec instanceRecord) (*ram, error) {
+	f, err := vm.MemoryFile()
+	if err != nil {
+		return nil, err
+	}
+	if rec.MemoryBase == "" {
+		return &ram{file: f, drop: f.Close}, nil
+	}
+	return sharedRAM(rec.MemoryBase)(r.cache.Put(ctx, rec.MemoryBase, memoryBytes(rec.Handle.MemoryMB), f))
+}
+
+// sharedRAM wraps a hold on the cache.
+func sharedRAM(path string) func(*memory.Template, error) (*ram, error) {
+	return func(t *memory.Template, err error) (*ram, error) {
+		if err != nil {
+			return nil, err
+		}
+		return &ram{file: t.File, base: path, id: t.Info.ID, drop: func() error {
+			t.Release()
+			return nil
+		}}, nil
+	}
+}
+
+// applyPages writes a capture's pages over the template's, before the VM runs.
+func applyPages(ctx context.Context, rec captureRecord, m memory.Mapping) error {
+	if rec.MemoryMap == "" {
+		return nil
+	}
+	saved, err := memory.ReadMap(rec.MemoryMap)
+	if err != nil {
+		return err
+	}
+	layers := make([]io.ReaderAt, 0, len(rec.Layers))
+	for _, path := range rec.Layers {
+		f, err := os.Open(path)
+		if err != nil {
+			return fault.Wrap(err, "open", "memory layer")
+		}
+		defer f.Close()
+		layers = append(layers, f)
+	}
+	_, err = memory.Apply(ctx, m, saved, layers)
+	return err
+}
+
+// openState opens saved device state once its checksum holds.
+func openState(path, sum string) (*os.File, error) {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fault.Wrap(err, "read", "device state")
+	}
+	if have := stateSum(raw); have != sum {
+		return nil, fault.New(fault.Internal, "verify", "device state "+path,
+			fmt.Sprintf("checksum is %s, not %s", have, sum)).
+			WithHint("the file is damaged; the sandbox's disk is untouched")
+	}
+	return os.Open(path)
+}
+
+func stateSum(raw []byte) string {
+	h := xxh3.Hash128(raw)
+	return fmt.Sprintf("%016x%016x", h.Hi, h.Lo)
+}
