@@ -1,0 +1,183 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/roosthq/roost/internal/fault"
+)
+
+// BuildTimeout bounds a build whatever the network does.
+const BuildTimeout = 20 * time.Minute
+
+// Progress is one step of a build, reported when it begins and when it has ended. Steps may
+// overlap.
+type Progress struct {
+	// Step for people: "fetch and unpack the kernel".
+	Step string
+	Done bool
+	// Err is how the step ended, nil if well.
+	Err error
+	// Elapsed is how long a done step took.
+	Elapsed time.Duration
+}
+
+// BuildOptions are not part of the recipe: they change nothing in the template.
+type BuildOptions struct {
+	// CacheDir keeps downloads between builds; required. Safe to delete at any time.
+	CacheDir string
+	// Report is called for each step, one call at a time; nil for none.
+	Report func(Progress)
+}
+
+// Ensure gives the recipe's template, built now unless there is one of the same recipe.
+func (s *Store) Ensure(ctx context.Context, r Recipe, o BuildOptions) (Template, error) {
+	t, err := s.Template(r.Name)
+	if err == nil && t.RecipeDigest == r.Digest() {
+		return t, nil
+	}
+	return s.Build(ctx, r, o)
+}
+
+// Build makes the recipe's template with the newest packages and gives it the recipe's name.
+// A template that had the name stays, by digest. Cancelling ctx ends every process of the
+// build; a failure leaves only the download cache.
+func (s *Store) Build(ctx context.Context, r Recipe, o BuildOptions) (t Template, err error) {
+	if err := r.Validate(); err != nil {
+		return Template{}, err
+	}
+	if os.Geteuid() != 0 {
+		return Template{}, fault.New(fault.PermissionDenied, "build template", r.Name, "not root").
+			WithHint("run it with sudo: the build makes users and device nodes")
+	}
+	ctx, cancel := context.WithTimeout(ctx, BuildTimeout)
+	defer cancel()
+	work, err := s.newWorkspace()
+	if err != nil {
+		return Template{}, err
+	}
+	defer func() { err = errors.Join(err, work.remove()) }()
+	b := &build{store: s, recipe: r, work: work, options: o}
+	t, err = b.run(ctx)
+	return t, fault.Wrap(err, "build template", r.Name)
+}
+
+type build struct {
+	store   *Store
+	recipe  Recipe
+	work    *workspace
+	options BuildOptions
+	mu      sync.Mutex // one report at a time
+}
+
+func (b *build) run(ctx context.Context) (Template, error) {
+	d := draft{Template: Template{
+		Name: b.recipe.Name, CreatedAt: time.Now().UTC(), RecipeDigest: b.recipe.Digest(), DefaultUser: b.recipe.DefaultUser,
+	}}
+	var kernel unpackedKernel
+	// The kernel waits for the network while the root disk keeps a core busy.
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() (err error) {
+		kernel, d.kernelDir, err = b.kernel(gctx)
+		return err
+	})
+	g.Go(func() (err error) {
+		d.diskDir, err = b.disk(gctx)
+		return err
+	})
+	if err := g.Wait(); err != nil {
+		return Template{}, err
+	}
+	d.KernelVersion = kernel.version
+	d.name(kernel.modules)
+	var t Template
+	err := b.step("check and publish the template", func() (err error) {
+		t, err = b.store.publish(d)
+		return err
+	})
+	return t, err
+}
+
+// name lists the draft's files.
+func (d *draft) name(modules []string) {
+	d.Kernel = File{Name: "vmlinuz", Path: filepath.Join(d.kernelDir, "vmlinuz")}
+	d.Disk = File{Name: "disk.ext4", Path: filepath.Join(d.diskDir, "disk.ext4")}
+	for _, m := range modules {
+		d.Modules = append(d.Modules, File{Name: m + ".ko", Path: filepath.Join(d.kernelDir, m+".ko")})
+	}
+}
+
+func (b *build) kernel(ctx context.Context) (k unpackedKernel, dir string, err error) {
+	err = b.step("fetch and unpack the kernel", func() error {
+		cache, work, err := b.dirs("kernel")
+		if err != nil {
+			return err
+		}
+		if dir, err = b.work.mkdir("kernel"); err != nil {
+			return err
+		}
+		k, err = makeKernel(ctx, b.recipe, cache, work, dir)
+		return err
+	})
+	return k, dir, err
+}
+
+func (b *build) disk(ctx context.Context) (dir string, err error) {
+	var root string
+	err = b.step("install packages into the root directory", func() error {
+		cache, work, err := b.dirs("packages")
+		if err != nil {
+			return err
+		}
+		root, err = makeRoot(ctx, b.recipe, cache, work)
+		return err
+	})
+	if err != nil {
+		return "", err
+	}
+	err = b.step("make the root disk", func() error {
+		if dir, err = b.work.mkdir("disk"); err != nil {
+			return err
+		}
+		if err := makeDisk(ctx, b.recipe, root, filepath.Join(dir, "disk.ext4")); err != nil {
+			return err
+		}
+		return removeTree(root)
+	})
+	return dir, err
+}
+
+// dirs makes a part's download cache and its working directory.
+func (b *build) dirs(part string) (cache, work string, err error) {
+	if b.options.CacheDir == "" {
+		return "", "", fault.New(fault.Invalid, "build template", b.recipe.Name, "no cache directory given")
+	}
+	cache = filepath.Join(b.options.CacheDir, part)
+	if err := os.MkdirAll(cache, 0o700); err != nil {
+		return "", "", fail(err, "make cache", cache)
+	}
+	work, err = b.work.mkdir(part + "-work")
+	return cache, work, err
+}
+
+func (b *build) step(name string, f func() error) error {
+	b.report(Progress{Step: name})
+	start := time.Now()
+	err := f()
+	b.report(Progress{Step: name, Done: true, Err: err, Elapsed: time.Since(start)})
+	return err
+}
+
+func (b *build) report(p Progress) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.options.Report != nil {
+		b.options.Report(p)
+	}
+}

@@ -1,0 +1,165 @@
+package image
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/roosthq/roost/internal/failpoint"
+)
+
+// draft is a template whose files still lie in a workspace.
+type draft struct {
+	Template
+	kernelDir string // vmlinuz and *.ko
+	diskDir   string // disk.ext4
+}
+
+// publish moves a draft's files to where they belong and makes it the template of its name.
+// The rename of templates/<name>.json is the commit point.
+func (s *Store) publish(d draft) (Template, error) {
+	if err := d.measure(); err != nil {
+		return Template{}, fail(err, "publish template", d.Name)
+	}
+	var t Template
+	err := s.locked(func() error {
+		if err := s.completeManifests(); err != nil {
+			return err
+		}
+		added, err := s.addBlobs(&d)
+		if err == nil {
+			err = failpoint.Hit("image.publish.commit")
+		}
+		if err == nil {
+			err = writeJSON(s.path(templatesDir, d.Name+".json"), d.Template)
+		}
+		if err != nil {
+			return errors.Join(err, s.removeBlobs(added))
+		}
+		if err := s.completeManifests(); err != nil {
+			return err
+		}
+		t, err = s.Template(d.Name)
+		return err
+	})
+	return t, fail(err, "publish template", d.Name)
+}
+
+// measure hashes the files and makes them durable and read-only, before any lock is taken.
+func (d *draft) measure() error {
+	for _, f := range d.pointers() {
+		var err error
+		if f.SHA256, f.SizeBytes, err = hashFile(f.Path); err != nil {
+			return err
+		}
+		if err := os.Chmod(f.Path, 0o400); err != nil {
+			return err
+		}
+		n, err := allocated(f.Path)
+		if err != nil {
+			return err
+		}
+		d.SizeBytes += n
+	}
+	d.DiskBytes = d.Disk.SizeBytes
+	d.Digest = d.digest()
+	return errors.Join(syncDir(d.kernelDir), syncDir(d.diskDir))
+}
+
+// addBlobs renames the draft's directories into blobs/ and points the manifest there. It
+// returns the blobs that were not there before.
+func (s *Store) addBlobs(d *draft) (added []string, err error) {
+	for _, dir := range []string{d.kernelDir, d.diskDir} {
+		id := blobID(d.pointers(), dir)
+		isNew, err := s.addBlob(dir, id)
+		if isNew {
+			added = append(added, id)
+		}
+		if err != nil {
+			return added, err
+		}
+		for _, f := range d.pointers() {
+			if filepath.Dir(f.Path) == dir {
+				f.Path = filepath.Join(blobsDir, id, f.Name)
+			}
+		}
+	}
+	return added, syncPath(s.path(blobsDir))
+}
+
+// blobID names a directory by the names and hashes of its files.
+func blobID(files []*File, dir string) string {
+	parts := map[string]string{}
+	for _, f := range files {
+		if filepath.Dir(f.Path) == dir {
+			parts[f.Name] = f.SHA256
+		}
+	}
+	return hashJSON(parts)
+}
+
+func (s *Store) addBlob(dir, id string) (isNew bool, err error) {
+	err = os.Rename(dir, s.path(blobsDir, id))
+	if errors.Is(err, fs.ErrExist) { // the same content, from an earlier build
+		return false, nil
+	}
+	return err == nil, err
+}
+
+func (s *Store) removeBlobs(ids []string) error {
+	var errs []error
+	for _, id := range ids {
+		errs = append(errs, os.RemoveAll(s.path(blobsDir, id)))
+	}
+	return errors.Join(errs...)
+}
+
+// completeManifests keeps every named template under its digest too. It finishes what a
+// publisher that died right after its commit point had left to do.
+func (s *Store) completeManifests() error {
+	paths, err := filepath.Glob(s.path(templatesDir, "*.json"))
+	if err != nil {
+		return err
+	}
+	for _, path := range paths {
+		var t Template
+		if err := readJSON(path, &t); err != nil {
+			s.log.Error("leaving out a broken manifest", "manifest", path, "error", err)
+			continue
+		}
+		if !digestForm.MatchString(t.Digest) {
+			continue
+		}
+		kept := s.path(manifestsDir, t.Digest+".json")
+		if _, err := os.Lstat(kept); err == nil {
+			continue
+		}
+		if err := writeJSON(kept, t); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// namedBlobs are the blobs that a manifest stands on.
+func (s *Store) namedBlobs() (map[string]bool, error) {
+	named := map[string]bool{}
+	for _, dir := range []string{templatesDir, manifestsDir} {
+		paths, err := filepath.Glob(s.path(dir, "*.json"))
+		if err != nil {
+			return nil, err
+		}
+		for _, path := range paths {
+			var t Template
+			if err := readJSON(path, &t); err != nil {
+				return nil, fail(err, "read manifest", path)
+			}
+			for _, f := range t.files() {
+				named[strings.Split(filepath.ToSlash(f.Path)+"//", "/")[1]] = true
+			}
+		}
+	}
+	return named, nil
+}

@@ -1,0 +1,164 @@
+package image
+
+import (
+	"errors"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/roosthq/roost/internal/fault"
+)
+
+// WarmKey is everything that saved memory depends on. Restoring under any other is wrong, so
+// another key is other memory. The size of a sandbox's disk is not part of it.
+type WarmKey struct {
+	// Image is the template's digest.
+	Image string `json:"image"`
+	// Kernel is the digest of the kernel file.
+	Kernel string `json:"kernel"`
+	// Cmdline is the whole kernel command line, the host's TSC rate included.
+	Cmdline string `json:"cmdline"`
+	// Guest is the digest of the roost-guest binary.
+	Guest string `json:"guest"`
+	// Boot is BootConfig.Digest: addresses and names that the guest took over at boot.
+	Boot string `json:"boot"`
+	// Runtime is the hash of the VMM's build.
+	Runtime  string `json:"runtime"`
+	Machine  string `json:"machine"`
+	CPU      string `json:"cpu"`
+	VCPUs    int    `json:"vcpus"`
+	MemoryMB int    `json:"memory_mb"`
+}
+
+// ID is the key's hash, and the name of its directory.
+func (k WarmKey) ID() string { return hashJSON(k) }
+
+// Warm is the saved state of a VM that has booted from a template. It is secret: the guest's
+// memory and the token lie in it.
+type Warm struct {
+	Key WarmKey `json:"key"`
+	Dir string  `json:"-"`
+	// MemoryPath is sparse and exactly MemoryMB large.
+	MemoryPath string `json:"-"`
+	// StatePath holds the device state.
+	StatePath string `json:"-"`
+	// DiskLayerPath holds the blocks that booting changed; its format is the disk driver's.
+	DiskLayerPath string `json:"-"`
+	// DiskBytes is the size of the disk that the VM booted with.
+	DiskBytes int64 `json:"disk_bytes"`
+	// ControlToken is what the guest in this memory accepts.
+	ControlToken string    `json:"control_token"`
+	CreatedAt    time.Time `json:"created_at"`
+	MemoryMB     int       `json:"memory_mb"`
+	VCPUs        int       `json:"vcpus"`
+	// SizeBytes is the real use on this host's disk.
+	SizeBytes int64 `json:"-"`
+}
+
+// warmManifest is warm.json: a Warm and its files, named relative to its directory.
+type warmManifest struct {
+	Warm
+	Memory    File  `json:"memory"`
+	State     File  `json:"state"`
+	DiskLayer *File `json:"disk_layer,omitempty"`
+}
+
+const warmJSON = "warm.json"
+
+func (m *warmManifest) files() []*File {
+	files := []*File{&m.Memory, &m.State}
+	if m.DiskLayer != nil {
+		files = append(files, m.DiskLayer)
+	}
+	return files
+}
+
+// Warm finds the memory of a template for a key; fault.NotFound means boot once and publish.
+func (s *Store) Warm(t Template, key WarmKey) (Warm, error) {
+	if key.Image != t.Digest {
+		return Warm{}, fault.New(fault.Invalid, "find warm memory of template", t.Name, "the key is of another template")
+	}
+	return s.loadWarm(key.ID())
+}
+
+// Warms lists the warm memory of a template, oldest first.
+func (s *Store) Warms(t Template) ([]Warm, error) {
+	paths, err := filepath.Glob(s.path(warmDir, "*", warmJSON))
+	if err != nil {
+		return nil, fail(err, "list warm memory in", s.dir)
+	}
+	var all []Warm
+	for _, path := range paths {
+		w, err := s.loadWarm(filepath.Base(filepath.Dir(path)))
+		if err != nil {
+			s.log.Error("leaving out broken warm memory", "manifest", path, "error", err)
+			continue
+		}
+		if w.Key.Image == t.Digest {
+			all = append(all, w)
+		}
+	}
+	slices.SortFunc(all, func(a, b Warm) int { return a.CreatedAt.Compare(b.CreatedAt) })
+	return all, nil
+}
+
+func (s *Store) loadWarm(id string) (Warm, error) {
+	m, err := s.readWarm(id)
+	if err != nil {
+		return Warm{}, err
+	}
+	w := m.Warm
+	w.Dir = s.path(warmDir, id)
+	w.MemoryPath, w.StatePath = m.Memory.Path, m.State.Path
+	if m.DiskLayer != nil {
+		w.DiskLayerPath = m.DiskLayer.Path
+	}
+	for _, f := range m.files() {
+		n, err := allocated(f.Path)
+		if err != nil {
+			return Warm{}, fail(err, "read warm memory", id)
+		}
+		w.SizeBytes += n
+	}
+	return w, nil
+}
+
+// readWarm reads a manifest, makes its paths absolute and checks that its files are there.
+func (s *Store) readWarm(id string) (warmManifest, error) {
+	var m warmManifest
+	err := readJSON(s.path(warmDir, id, warmJSON), &m)
+	if errors.Is(err, fs.ErrNotExist) {
+		return m, fault.New(fault.NotFound, "find warm memory", id, "none for this template, size and host")
+	}
+	if err != nil {
+		return m, fail(err, "read warm memory", id)
+	}
+	for _, f := range m.files() {
+		if f.Name != filepath.Base(f.Name) {
+			return m, fault.New(fault.Internal, "read warm memory", id, "file outside its directory: "+f.Name)
+		}
+		f.Path = s.path(warmDir, id, f.Name)
+		if err := f.present(); err != nil {
+			return m, fault.Wrap(err, "read warm memory", id)
+		}
+	}
+	if m.Key.ID() != id {
+		return m, fault.New(fault.Internal, "read warm memory", id, "its manifest is for another key")
+	}
+	return m, nil
+}
+
+// VerifyWarm reads every file of warm memory and compares it with its manifest.
+func (s *Store) VerifyWarm(key WarmKey) error {
+	m, err := s.readWarm(key.ID())
+	if err != nil {
+		return err
+	}
+	for _, f := range m.files() {
+		if err := f.Verify(); err != nil {
+			return fault.Wrap(err, "verify warm memory", key.ID())
+		}
+	}
+	return nil
+}
