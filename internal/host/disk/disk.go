@@ -15,7 +15,9 @@
 //
 // Seal of a running disk takes a Switch: the driver makes the next live disk, the Switch makes
 // the VM use it from one moment on, and everything written before that moment is in the layer.
-// Seal with a nil Switch is for a disk that no VM uses any more; it may be repeated. A sealed
+// Seal with a nil Switch is for a disk that no VM writes to any more: its VM is gone, or paused
+// with its writes flushed. It may be repeated. Should a paused VM run on (a capture failed), the
+// disk is live as before and the layer void; the next Seal gives a new one. A sealed
 // layer belongs to the agent's user, mode 0400, whoever owned the live disk: giving VMs access
 // to layers is the caller's part, as it is for live disks (made by the agent, mode 0600).
 //
@@ -25,7 +27,7 @@
 // Seal fails after its Switch succeeded, it returns the next live disk beside the error. The VM
 // uses that disk and the old one is its top layer; Seal the old one again, with a nil Switch.
 //
-// Seal without a Switch, Grow and Merge refuse a file that a VM still writes to
+// Grow, Merge and Flatten refuse a file that a VM still has open for writing
 // (fault.FailedPrecondition). Remove and Detach are
 // idempotent: what does not exist is removed. A live disk's files lie in the directory given
 // at Open and nowhere else. Files are sparse; Usage is allocated blocks × 512. Nothing inside

@@ -1,0 +1,152 @@
+package qcow2
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"syscall"
+
+	"github.com/roosthq/roost/internal/host/disk"
+)
+
+const (
+	offsetMask = uint64(0x00fffffffffffe00)
+	compressed = uint64(1) << 62
+	zeroFlag   = uint64(1)
+)
+
+// image is an open qcow2 file whose header was checked.
+type image struct {
+	path string
+	file *os.File
+	header
+}
+
+// openImage opens the file for reading, or for reading and writing, and checks that it is of
+// the dialect and has the size that the caller knows.
+func openImage(path string, sizeBytes int64, flag int) (*image, error) {
+	img, err := openAnySize(path, flag)
+	if err != nil {
+		return nil, err
+	}
+	if img.size != sizeBytes {
+		_ = img.close()
+		return nil, refused(path, fmt.Sprintf("its header gives %d bytes, its record %d", img.size, sizeBytes))
+	}
+	return img, nil
+}
+
+func openAnySize(path string, flag int) (*image, error) {
+	f, err := openRegular(path, flag)
+	if err != nil {
+		return nil, err
+	}
+	b := make([]byte, headerLength)
+	if err := readPadded(f, b, 0); err != nil {
+		_ = f.Close()
+		return nil, failed(err, "read header of", path)
+	}
+	h, err := parseHeader(path, b)
+	if err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return &image{path: path, file: f, header: h}, nil
+}
+
+// openRegular opens a file that must be a regular one. A VM's user may own the file, so
+// neither a link nor a FIFO in its place may lead or hold the agent anywhere.
+func openRegular(path string, flag int) (*os.File, error) {
+	f, err := os.OpenFile(path, flag|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if errors.Is(err, syscall.ELOOP) {
+		return nil, refused(path, "it is a symbolic link")
+	}
+	if err != nil {
+		return nil, failed(err, "open", path)
+	}
+	st, err := f.Stat()
+	if err == nil && !st.Mode().IsRegular() {
+		err = refused(path, "it is not a regular file")
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, failed(err, "open", path)
+	}
+	return f, nil
+}
+
+func (img *image) close() error { return img.file.Close() }
+
+// l1 reads the L1 table.
+func (img *image) l1() ([]uint64, error) {
+	return img.table(img.l1Offset, int(img.l1Size))
+}
+
+// l2 reads the L2 table that an L1 entry leads to; nil for none.
+func (img *image) l2(entry uint64) ([]uint64, error) {
+	offset := entry & offsetMask
+	if offset == 0 {
+		return nil, nil
+	}
+	if offset%clusterSize != 0 {
+		return nil, refused(img.path, fmt.Sprintf("an L2 table is at %d", offset))
+	}
+	return img.table(int64(offset), entriesPerL2)
+}
+
+func (img *image) table(offset int64, entries int) ([]uint64, error) {
+	b := make([]byte, 8*entries)
+	if err := readPadded(img.file, b, offset); err != nil {
+		return nil, failed(err, "read tables of", img.path)
+	}
+	table := make([]uint64, entries)
+	for i := range table {
+		table[i] = binary.BigEndian.Uint64(b[8*i:])
+	}
+	return table, nil
+}
+
+// place says what an L2 entry means: not set here, zeros, or data at an offset.
+func (img *image) place(entry uint64) (place, error) {
+	offset := int64(entry & offsetMask)
+	switch {
+	case entry&compressed != 0 || offset%clusterSize != 0:
+		return place{}, refused(img.path, fmt.Sprintf("it has the L2 entry %#x", entry))
+	case entry&zeroFlag != 0:
+		return place{set: true}, nil
+	default:
+		return place{set: offset != 0, image: img, offset: offset}, nil
+	}
+}
+
+// place is where one cluster's content is.
+type place struct {
+	// set: a layer decides this cluster; else it is what lies below.
+	set    bool
+	image  *image
+	offset int64 // 0: zeros
+}
+
+// readPadded fills b from offset; what lies beyond the end of the file is zeros.
+func readPadded(f io.ReaderAt, b []byte, offset int64) error {
+	n, err := f.ReadAt(b, offset)
+	clear(b[n:])
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
+}
+
+// checkBase refuses a base that is not the file that the caller recorded.
+func checkBase(base disk.Base) (os.FileInfo, error) {
+	st, err := os.Stat(base.Path)
+	if err != nil {
+		return nil, failed(err, "open base image", base.Path)
+	}
+	if !st.Mode().IsRegular() || st.Size() != base.SizeBytes {
+		return nil, refused(base.Path, fmt.Sprintf("the base image has %d bytes, its record says %d", st.Size(), base.SizeBytes))
+	}
+	return st, nil
+}

@@ -1,0 +1,93 @@
+package qcow2
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/roosthq/roost/internal/failpoint"
+	"github.com/roosthq/roost/internal/host/disk"
+	"github.com/roosthq/roost/internal/undo"
+)
+
+// Seal turns a live disk into a layer, under a running VM when there is a Switch.
+func (d Driver) Seal(ctx context.Context, live disk.Live, nextIndex int, sw disk.Switch) (disk.Layer, *disk.Live, error) {
+	if err := ctx.Err(); err != nil {
+		return disk.Layer{}, nil, failed(err, "seal", live.Path)
+	}
+	img, err := openImage(live.Path, live.SizeBytes, os.O_RDWR)
+	if err != nil {
+		return disk.Layer{}, nil, err
+	}
+	defer img.close()
+	layer := disk.Layer{Path: live.Path, SizeBytes: live.SizeBytes}
+	if sw == nil {
+		if err := img.seal(); err != nil {
+			return disk.Layer{}, nil, err
+		}
+		return layer, nil, nil
+	}
+	next, err := d.switchOver(ctx, live, layer, nextIndex, sw)
+	if err != nil {
+		return disk.Layer{}, nil, err
+	}
+	if err := img.seal(); err != nil {
+		return disk.Layer{}, &next, err
+	}
+	return layer, &next, nil
+}
+
+// switchOver makes the next live disk and has the VM use it, or leaves the VM where it was.
+func (d Driver) switchOver(ctx context.Context, live disk.Live, layer disk.Layer, index int, sw disk.Switch) (disk.Live, error) {
+	next, err := d.Open(ctx, live.Stack.With(layer), live.SizeBytes, filepath.Dir(live.Path), index)
+	if err != nil {
+		return disk.Live{}, err
+	}
+	if err := sw(ctx, attachment(next)); err != nil {
+		return disk.Live{}, errors.Join(failed(err, "switch VM to", next.Path), remove(next.Path))
+	}
+	return next, nil
+}
+
+// seal makes the file durable, then read-only and the agent's own. The mode changes after the
+// data is safe, so that a full or failing disk leaves a live disk as it was.
+func (img *image) seal() error {
+	var back undo.Stack
+	err := img.syncThenLock(&back)
+	if err != nil {
+		return failed(errors.Join(err, back.Rollback(context.Background())), "seal", img.path)
+	}
+	return nil
+}
+
+func (img *image) syncThenLock(back *undo.Stack) error {
+	if err := failpoint.Hit("qcow2.seal.sync"); err != nil {
+		return err
+	}
+	if err := img.file.Sync(); err != nil {
+		return err
+	}
+	if err := img.lock(back); err != nil {
+		return err
+	}
+	if err := img.file.Sync(); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(img.path))
+}
+
+func (img *image) lock(back *undo.Stack) error {
+	st, err := img.file.Stat()
+	if err != nil {
+		return err
+	}
+	back.Push("mode", func(context.Context) error { return img.file.Chmod(st.Mode()) })
+	if err := img.file.Chmod(0o400); err != nil {
+		return err
+	}
+	owner := st.Sys().(*syscall.Stat_t)
+	back.Push("owner", func(context.Context) error { return img.file.Chown(int(owner.Uid), int(owner.Gid)) })
+	return img.file.Chown(os.Geteuid(), os.Getegid())
+}
