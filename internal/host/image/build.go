@@ -148,7 +148,7 @@ func (b *build) disk(ctx context.Context) (dir string, err error) {
 		if err := makeDisk(ctx, b.recipe, root, filepath.Join(dir, "disk.ext4")); err != nil {
 			return err
 		}
-		return removeTree(root)
+		return fail(os.RemoveAll(root), "remove", root)
 	})
 	return dir, err
 }

@@ -40,18 +40,14 @@ func syncPath(path string) error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
-// syncDir makes the files of a flat directory and its entries durable.
-func syncDir(dir string) error {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if err := syncPath(filepath.Join(dir, e.Name())); err != nil {
+// syncTree makes a directory's files and all entries durable.
+func syncTree(dir string) error {
+	return filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		if err != nil {
 			return err
 		}
-	}
-	return syncPath(dir)
+		return syncPath(path)
+	})
 }
 
 // writeJSON publishes v at path: temporary name, sync, rename, sync of the directory.

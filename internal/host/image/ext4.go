@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strconv"
 	"syscall"
@@ -101,6 +100,3 @@ func uuidOf(words string) string {
 	sum := sha256.Sum256([]byte(words))
 	return fmt.Sprintf("%x-%x-%x-%x-%x", sum[0:4], sum[4:6], sum[6:8], sum[8:10], sum[10:16])
 }
-
-// removeTree is os.RemoveAll for a root directory that a build is done with.
-func removeTree(root string) error { return fail(os.RemoveAll(root), "remove", root) }

@@ -105,7 +105,8 @@ func bootPart(boot BootConfig) ([]byte, error) {
 	var buf bytes.Buffer
 	c := &newcWriter{w: &buf}
 	c.file("roost/boot.json", 0o600, bytes.NewReader(data), int64(len(data)))
-	return buf.Bytes(), c.close()
+	err = c.close()
+	return buf.Bytes(), err
 }
 
 // initrdBase opens the shared part, making it the first time. Making it twice at once is

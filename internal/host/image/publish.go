@@ -65,7 +65,7 @@ func (d *draft) measure() error {
 	}
 	d.DiskBytes = d.Disk.SizeBytes
 	d.Digest = d.digest()
-	return errors.Join(syncDir(d.kernelDir), syncDir(d.diskDir))
+	return errors.Join(syncTree(d.kernelDir), syncTree(d.diskDir))
 }
 
 // addBlobs renames the draft's directories into blobs/ and points the manifest there. It

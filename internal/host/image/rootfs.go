@@ -73,11 +73,8 @@ func (b rootBuild) args() []string {
 		"--dpkgopt=force-unsafe-io",
 		"--skip=essential/unlink", // keep what was downloaded for the next build
 	}
-	for _, p := range b.recipe.ExcludePaths {
-		args = append(args, "--dpkgopt=path-exclude="+p)
-	}
-	for _, p := range b.recipe.IncludePaths {
-		args = append(args, "--dpkgopt=path-include="+p)
+	for _, option := range b.pathOptions() {
+		args = append(args, "--dpkgopt="+option)
 	}
 	const archives = `"$1"/var/cache/apt/archives/`
 	debs := quote(b.path("debs"))
@@ -90,11 +87,22 @@ func (b rootBuild) args() []string {
 		b.recipe.Suite, b.root, b.path("mirrors.list"))
 }
 
+func (b rootBuild) pathOptions() []string {
+	var options []string
+	for _, p := range b.recipe.ExcludePaths {
+		options = append(options, "path-exclude="+p)
+	}
+	for _, p := range b.recipe.IncludePaths {
+		options = append(options, "path-include="+p)
+	}
+	return options
+}
+
 // finish removes what the build and this host left in the root, and gives every template what
 // it must have whatever its recipe's script does.
 func (b rootBuild) finish() error {
 	for _, name := range []string{
-		"etc/apt/apt.conf.d/99mmdebstrap", "etc/apt/sources.list.d/0000mirrors.list",
+		"etc/apt/apt.conf.d/99mmdebstrap", "etc/dpkg/dpkg.cfg.d/99mmdebstrap", "etc/apt/sources.list.d/0000mirrors.list",
 		"var/lib/dbus/machine-id",
 	} {
 		if err := removeIfThere(filepath.Join(b.root, name)); err != nil {
@@ -109,6 +117,8 @@ func (b rootBuild) finish() error {
 		"etc/resolv.conf": "",
 		"etc/machine-id":  "",
 		"etc/fstab":       "# the guest agent mounts what there is\n",
+		// What a sandbox installs leaves out the same documentation.
+		"etc/dpkg/dpkg.cfg.d/90roost": string(lines(b.pathOptions())),
 	}
 	for name, content := range files {
 		if err := replaceFile(filepath.Join(b.root, name), content); err != nil {

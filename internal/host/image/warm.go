@@ -1,6 +1,7 @@
 package image
 
 import (
+	"encoding/json"
 	"errors"
 	"io/fs"
 	"path/filepath"
@@ -38,13 +39,10 @@ func (k WarmKey) ID() string { return hashJSON(k) }
 // memory and the token lie in it.
 type Warm struct {
 	Key WarmKey `json:"key"`
-	Dir string  `json:"-"`
-	// MemoryPath is sparse and exactly MemoryMB large.
-	MemoryPath string `json:"-"`
-	// StatePath holds the device state.
-	StatePath string `json:"-"`
-	// DiskLayerPath holds the blocks that booting changed; its format is the disk driver's.
-	DiskLayerPath string `json:"-"`
+	// Dir holds the files that the runtime wrote: memory, device state, disk layer.
+	Dir string `json:"-"`
+	// Record is what the runtime said of those files; it alone knows what it means.
+	Record json.RawMessage `json:"record"`
 	// DiskBytes is the size of the disk that the VM booted with.
 	DiskBytes int64 `json:"disk_bytes"`
 	// ControlToken is what the guest in this memory accepts.
@@ -59,20 +57,10 @@ type Warm struct {
 // warmManifest is warm.json: a Warm and its files, named relative to its directory.
 type warmManifest struct {
 	Warm
-	Memory    File  `json:"memory"`
-	State     File  `json:"state"`
-	DiskLayer *File `json:"disk_layer,omitempty"`
+	Files []File `json:"files"`
 }
 
 const warmJSON = "warm.json"
-
-func (m *warmManifest) files() []*File {
-	files := []*File{&m.Memory, &m.State}
-	if m.DiskLayer != nil {
-		files = append(files, m.DiskLayer)
-	}
-	return files
-}
 
 // Warm finds the memory of a template for a key; fault.NotFound means boot once and publish.
 func (s *Store) Warm(t Template, key WarmKey) (Warm, error) {
@@ -110,11 +98,7 @@ func (s *Store) loadWarm(id string) (Warm, error) {
 	}
 	w := m.Warm
 	w.Dir = s.path(warmDir, id)
-	w.MemoryPath, w.StatePath = m.Memory.Path, m.State.Path
-	if m.DiskLayer != nil {
-		w.DiskLayerPath = m.DiskLayer.Path
-	}
-	for _, f := range m.files() {
+	for _, f := range m.Files {
 		n, err := allocated(f.Path)
 		if err != nil {
 			return Warm{}, fail(err, "read warm memory", id)
@@ -134,17 +118,18 @@ func (s *Store) readWarm(id string) (warmManifest, error) {
 	if err != nil {
 		return m, fail(err, "read warm memory", id)
 	}
-	for _, f := range m.files() {
-		if f.Name != filepath.Base(f.Name) {
+	if m.Key.ID() != id {
+		return m, fault.New(fault.Internal, "read warm memory", id, "its manifest is for another key")
+	}
+	for i := range m.Files {
+		f := &m.Files[i]
+		if !filepath.IsLocal(f.Name) {
 			return m, fault.New(fault.Internal, "read warm memory", id, "file outside its directory: "+f.Name)
 		}
 		f.Path = s.path(warmDir, id, f.Name)
 		if err := f.present(); err != nil {
 			return m, fault.Wrap(err, "read warm memory", id)
 		}
-	}
-	if m.Key.ID() != id {
-		return m, fault.New(fault.Internal, "read warm memory", id, "its manifest is for another key")
 	}
 	return m, nil
 }
@@ -155,7 +140,7 @@ func (s *Store) VerifyWarm(key WarmKey) error {
 	if err != nil {
 		return err
 	}
-	for _, f := range m.files() {
+	for _, f := range m.Files {
 		if err := f.Verify(); err != nil {
 			return fault.Wrap(err, "verify warm memory", key.ID())
 		}

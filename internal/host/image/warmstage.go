@@ -14,10 +14,8 @@ import (
 // Stage is where warm memory is made. Write the files into Dir, then Publish or Abort; a
 // stage whose process dies is removed by the next Open.
 type Stage struct {
-	// Dir is private to root and on the store's file system.
+	// Dir is private to root and on the store's file system. All that is in it is published.
 	Dir string
-	// MemoryPath and StatePath are the usual names in Dir.
-	MemoryPath, StatePath string
 
 	key   WarmKey
 	store *Store
@@ -34,16 +32,12 @@ func (s *Store) StageWarm(key WarmKey) (*Stage, error) {
 	if err != nil {
 		return nil, errors.Join(err, work.remove())
 	}
-	return &Stage{
-		Dir: dir, MemoryPath: filepath.Join(dir, "memory"), StatePath: filepath.Join(dir, "state"),
-		key: key, store: s, work: work,
-	}, nil
+	return &Stage{Dir: dir, key: key, store: s, work: work}, nil
 }
 
 // Publish makes the stage's files the memory of its key: synced, checksummed, renamed. Of
-// meta it takes the paths (in Dir; an empty DiskLayerPath: there is none), ControlToken and
-// DiskBytes. Whoever comes second gets the first one's memory and loses its own quietly. The
-// stage is gone afterwards, whatever the outcome.
+// meta it takes Record, ControlToken and DiskBytes. Whoever comes second gets the first one's
+// memory and loses its own quietly. The stage is gone afterwards, whatever the outcome.
 func (g *Stage) Publish(meta Warm) (Warm, error) {
 	w, err := g.publish(meta)
 	return w, errors.Join(err, g.Abort())
@@ -61,7 +55,7 @@ func (g *Stage) publish(meta Warm) (Warm, error) {
 	if err := writeJSON(filepath.Join(g.Dir, warmJSON), m); err != nil {
 		return Warm{}, fail(err, "publish warm memory", id)
 	}
-	if err := errors.Join(syncDir(g.Dir), failpoint.Hit("image.warm.commit")); err != nil {
+	if err := errors.Join(syncTree(g.Dir), failpoint.Hit("image.warm.commit")); err != nil {
 		return Warm{}, fail(err, "publish warm memory", id)
 	}
 	err = os.Rename(g.Dir, g.store.path(warmDir, id))
@@ -74,36 +68,36 @@ func (g *Stage) publish(meta Warm) (Warm, error) {
 	return g.store.loadWarm(id)
 }
 
+// manifest hashes the stage's files, makes them read-only and lists them.
 func (g *Stage) manifest(meta Warm) (warmManifest, error) {
 	meta.Key, meta.MemoryMB, meta.VCPUs = g.key, g.key.MemoryMB, g.key.VCPUs
 	meta.CreatedAt = time.Now().UTC()
 	m := warmManifest{Warm: meta}
-	m.Memory.Path, m.State.Path = meta.MemoryPath, meta.StatePath
-	if meta.DiskLayerPath != "" {
-		m.DiskLayer = &File{Path: meta.DiskLayerPath}
-	}
-	for _, f := range m.files() {
-		if err := g.seal(f); err != nil {
-			return m, err
+	err := filepath.WalkDir(g.Dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
 		}
+		f, err := g.seal(path, e)
+		m.Files = append(m.Files, f)
+		return err
+	})
+	if err == nil && len(m.Files) == 0 {
+		err = fault.New(fault.Invalid, "read", g.Dir, "no file was written")
 	}
-	if want := int64(meta.MemoryMB) << 20; m.Memory.SizeBytes != want {
-		return m, fault.New(fault.Internal, "publish warm memory", g.key.ID(), "memory file is not as large as the VM's memory")
-	}
-	return m, nil
+	return m, fail(err, "publish warm memory", g.key.ID())
 }
 
-// seal checks that a file lies in the stage, hashes it and makes it read-only.
-func (g *Stage) seal(f *File) (err error) {
-	if filepath.Dir(f.Path) != g.Dir {
-		return fault.New(fault.Invalid, "publish warm memory", g.key.ID(), "file outside the stage: "+f.Path)
+func (g *Stage) seal(path string, e fs.DirEntry) (f File, err error) {
+	if f.Name, err = filepath.Rel(g.Dir, path); err != nil {
+		return f, err
 	}
-	f.Name = filepath.Base(f.Path)
-	if f.SHA256, f.SizeBytes, err = hashFile(f.Path); err != nil {
-		return fail(err, "read", f.Path)
+	if !e.Type().IsRegular() {
+		return f, fault.New(fault.Invalid, "publish", path, "not a plain file")
 	}
-	f.Path = ""
-	return fail(os.Chmod(filepath.Join(g.Dir, f.Name), 0o400), "protect", f.Name)
+	if f.SHA256, f.SizeBytes, err = hashFile(path); err != nil {
+		return f, err
+	}
+	return f, os.Chmod(path, 0o400)
 }
 
 // RemoveWarm deletes the memory of a key. The caller knows that no sandbox stands on it; what
