@@ -1,0 +1,44 @@
+package network
+
+import (
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// The port's flags. They must be the same each time it is opened; QEMU expects the vnet header.
+const portFlags = unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR
+
+// makePort makes the persistent tap in the namespace of the calling thread.
+func makePort() error {
+	f, err := openPort()
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	err = control(f, func(fd int) error { return unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 1) })
+	if err != nil {
+		return fmt.Errorf("keep tap %s: %w", portName, err)
+	}
+	return nil
+}
+
+// openPort attaches a new descriptor to the tap of the calling thread's namespace, making the
+// tap when there is none.
+func openPort() (*os.File, error) {
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open /dev/net/tun: %w", err)
+	}
+	req, err := unix.NewIfreq(portName)
+	if err != nil {
+		return nil, err
+	}
+	req.SetUint16(portFlags)
+	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, req); err != nil {
+		_ = unix.Close(fd)
+		return nil, fmt.Errorf("attach to tap %s: %w", portName, err)
+	}
+	return os.NewFile(uintptr(fd), portName), nil
+}
