@@ -74,14 +74,16 @@ func (d *daemon) socket() string { return filepath.Join(d.dir, "nbd") }
 // killed test, but "the parent died" means to Linux that the thread died which started it.
 var lasting = sync.OnceValue(func() chan<- func() {
 	work := make(chan func())
-	go func() {
-		runtime.LockOSThread()
-		for f := range work {
-			f()
-		}
-	}()
+	go holdThread(work)
 	return work
 })
+
+func holdThread(work <-chan func()) {
+	runtime.LockOSThread()
+	for f := range work {
+		f()
+	}
+}
 
 func startOnLastingThread(cmd *exec.Cmd) error {
 	started := make(chan error)

@@ -159,7 +159,14 @@ func grow(r *rig) {
 
 func flattenIsEqualAndSparse(r *rig) {
 	stack := r.first(func(vm VM) { r.put(vm, r.content, 10*mb+512, 5*mb) })
-	stack = r.layer(stack, func(vm VM) { r.put(vm, r.content, 50*mb, mb) })
+	// Lone blocks, and zeros written as data: a copy of whole clusters would take far more room.
+	stack = r.layer(stack, func(vm VM) {
+		for i := range int64(128) {
+			r.put(vm, r.content, 40*mb+i*128*1024, 4096)
+		}
+		clear(r.content[11*mb : 13*mb])
+		r.write(vm, make([]byte, 2*mb), 11*mb)
+	})
 	check := r.unchanged(stack)
 	dst := filepath.Join(r.dir, "flat.raw")
 	flat, err := r.Flatten(r.ctx, stack, dst)
