@@ -70,6 +70,7 @@ type Config struct {
 // Handle is what a journal keeps to adopt a VM after an agent restart. JSON-serialisable.
 type Handle struct {
 	Driver string `json:"driver"`
+	ID     string `json:"id"`
 	PID    int    `json:"pid"`
 	// StartTime of the process in clock ticks since boot: a recycled pid has another.
 	StartTime uint64 `json:"start_time"`
@@ -135,6 +136,8 @@ type Driver interface {
 	// Adopt takes over a VM that another agent process started. A VM that is gone, or is not
 	// the one in the handle, is fault.NotFound.
 	Adopt(ctx context.Context, h Handle) (VM, error)
+	// ReadConsole is the kept console of a VM that had the directory, also when it is gone.
+	ReadConsole(dir string) ([]byte, error)
 }
 
 // VM is one virtual machine. Methods are safe for concurrent use.
