@@ -17,6 +17,7 @@ type Service interface {
 // Base gives a type Start-once and Stop-once; embed it and call Run from Start.
 type Base struct {
 	mu      sync.Mutex
+	run     context.Context
 	cancel  context.CancelFunc
 	stopped bool
 	wg      sync.WaitGroup
@@ -35,8 +36,18 @@ func (b *Base) Begin(ctx context.Context) (run context.Context, ok bool, err err
 	if b.cancel != nil {
 		return nil, false, nil
 	}
-	run, b.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	return run, true, nil
+	b.run, b.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	return b.run, true, nil
+}
+
+// Done is closed when Stop was called; nil (never) before Begin.
+func (b *Base) Done() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.run == nil {
+		return nil
+	}
+	return b.run.Done()
 }
 
 // Go runs f in a goroutine that Stop waits for.

@@ -38,7 +38,7 @@
 //
 //	live, err := d.Create(ctx, base, 5<<30, "/sandboxes/x/disk", 0)
 //	att, err := d.Attach(ctx, live)            // give att to the VMM
-//	layer, _, err := d.Seal(ctx, live, "", nil) // the VM is gone
+//	layer, _, err := d.Seal(ctx, live, 0, nil)  // the VM is gone
 //	live2, err := d.Open(ctx, live.Stack.With(layer), live.SizeBytes, "/sandboxes/x/disk", 1)
 package disk
 

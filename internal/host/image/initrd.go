@@ -19,7 +19,7 @@ import (
 type BootConfig struct {
 	ControlToken string `json:"control_token"`
 	RootDevice   string `json:"root_device"`
-	// Modules to load from /roost/modules/NAME.ko, in this order.
+	// Modules are files of /roost/modules to load, in this order.
 	Modules     []string          `json:"modules"`
 	Hostname    string            `json:"hostname"`
 	Address     string            `json:"address"`

@@ -26,7 +26,7 @@ func readInitrd(t *testing.T, path string) map[string]initrdEntry {
 	t.Helper()
 	f, err := os.Open(path)
 	require.NoError(t, err)
-	defer f.Close()
+	defer func() { require.NoError(t, f.Close()) }()
 	in := bufio.NewReader(f)
 	all := map[string]initrdEntry{}
 	for {

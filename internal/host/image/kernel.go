@@ -74,18 +74,21 @@ func extractKernel(ctx context.Context, deb, vmlinuz, modulesDir string) error {
 	done := make(chan error, 1)
 	go func() {
 		err := command{stdout: w}.run(ctx, "dpkg-deb", "--fsys-tarfile", deb)
-		w.CloseWithError(err)
+		_ = w.CloseWithError(err) // never fails
 		done <- err
 	}()
 	err := pickKernelFiles(ctx, tar.NewReader(r), vmlinuz, modulesDir)
-	if err != nil {
-		r.CloseWithError(err)
+	if err == nil {
+		_, err = io.Copy(io.Discard, r) // tar's padding after the last entry
+	} else {
+		_ = r.CloseWithError(err) // never fails; it ends the tool's writes
 		cancel()
-		<-done
-		return err
 	}
-	_, err = io.Copy(io.Discard, r) // tar's padding after the last entry
-	return errors.Join(err, <-done)
+	// The tool's own error has come through the pipe; what it says after ours is of no interest.
+	if toolErr := <-done; err == nil {
+		err = toolErr
+	}
+	return err
 }
 
 func pickKernelFiles(ctx context.Context, archive *tar.Reader, vmlinuz, modulesDir string) error {

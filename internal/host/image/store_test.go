@@ -44,7 +44,7 @@ func TestPublishedTemplateIsReadBack(t *testing.T) {
 	got, err := again.Template("base")
 	require.NoError(t, err)
 	require.Equal(t, made, got)
-	require.Equal(t, []string{"virtio", "virtio_blk"}, got.ModuleNames())
+	require.Equal(t, []string{"virtio.ko", "virtio_blk.ko"}, got.ModuleNames())
 	require.EqualValues(t, len("disk content"), got.DiskBytes)
 	require.Positive(t, got.SizeBytes)
 	content, err := os.ReadFile(got.DiskPath())

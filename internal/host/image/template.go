@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/roosthq/roost/internal/fault"
@@ -58,11 +57,11 @@ func (t Template) ModulePaths() []string {
 	return paths
 }
 
-// ModuleNames are the modules' names in load order, without directory and ".ko".
+// ModuleNames are the modules' file names in load order, without directory.
 func (t Template) ModuleNames() []string {
 	names := make([]string, len(t.Modules))
 	for i, m := range t.Modules {
-		names[i] = strings.TrimSuffix(m.Name, ".ko")
+		names[i] = m.Name
 	}
 	return names
 }

@@ -185,7 +185,7 @@ func TestStagesOfDeadProcessesAreRemoved(t *testing.T) {
 	s := openStore(t)
 	exe, err := os.Executable()
 	require.NoError(t, err)
-	child := exec.Command(exe)
+	child := exec.CommandContext(t.Context(), exe)
 	child.Env = append(os.Environ(), crashEnv+"="+s.Dir())
 	out, err := child.StdoutPipe()
 	require.NoError(t, err)

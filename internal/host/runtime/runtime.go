@@ -158,6 +158,14 @@ type Runtime interface {
 	// Discard ends and removes whatever a start of spec left: processes of its uid, its live
 	// disk. Captures and the layers that they name are kept. Idempotent.
 	Discard(ctx context.Context, spec Spec) error
+	// Reap ends what a start of spec left running and keeps its files.
+	Reap(ctx context.Context, spec Spec) error
+	// Compact makes a capture that has become too deep to restore shallow again: it returns a
+	// new record, to be published in place of the old one, and changes no file that the old one
+	// names. changed is false when there was nothing to do.
+	Compact(ctx context.Context, spec Spec, c Capture) (record json.RawMessage, changed bool, err error)
+	// ConsoleOf is the kept console of an instance that is gone.
+	ConsoleOf(spec Spec) ([]byte, error)
 	// Files lists the files outside its directory that a capture stands on (layers, bases).
 	Files(c Capture) ([]string, error)
 }

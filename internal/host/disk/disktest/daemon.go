@@ -39,22 +39,21 @@ type daemon struct {
 func OpenFiles(t testing.TB, att disk.Attachment) VM {
 	_, err := exec.LookPath("qemu-storage-daemon")
 	require.NoError(t, err, "apt-get install qemu-utils")
-	// Not t.TempDir: with a test's name in it, the socket's path may exceed 107 bytes.
-	dir, err := os.MkdirTemp("", "disktest")
+	dir, err := os.MkdirTemp("", "disktest") //nolint:usetesting // with a test's name in it, the socket's path may exceed 107 bytes
 	require.NoError(t, err)
 	d := &daemon{dir: dir, nodes: att.Nodes}
 	t.Cleanup(d.Kill)
-	require.NoError(t, d.start())
+	require.NoError(t, d.start(t.Context()))
 	return d
 }
 
-func (d *daemon) start() error {
+func (d *daemon) start(ctx context.Context) error {
 	qmp, theirs, err := newQMP()
 	if err != nil {
 		return err
 	}
 	d.qmp = qmp
-	d.cmd = exec.Command("qemu-storage-daemon", "--chardev", "socket,id=qmp,fd=3", "--monitor", "chardev=qmp")
+	d.cmd = exec.CommandContext(ctx, "qemu-storage-daemon", "--chardev", "socket,id=qmp,fd=3", "--monitor", "chardev=qmp")
 	d.cmd.ExtraFiles = []*os.File{theirs}
 	d.cmd.Stderr = &d.stderr
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -64,7 +63,7 @@ func (d *daemon) start() error {
 	if err := d.serve(); err != nil {
 		return fmt.Errorf("start storage daemon: %w", err)
 	}
-	d.nbdClient, err = dialNBD(d.socket(), "disk")
+	d.nbdClient, err = dialNBD(ctx, d.socket(), "disk")
 	return err
 }
 

@@ -61,16 +61,16 @@ func zerosStayZeros(r *rig) {
 	})
 	r.same(r.content, r.read(stack))
 
-	merged, err := r.Merge(r.ctx, disk.Stack{Base: r.base}, stack.Layers, filepath.Join(r.dir, "both"))
+	merged, err := r.Merge(r.Context(), disk.Stack{Base: r.base}, stack.Layers, filepath.Join(r.dir, "both"))
 	require.NoError(r, err)
 	r.same(r.content, r.read(disk.Stack{Base: r.base, Layers: []disk.Layer{merged}}))
 
 	below := disk.Stack{Base: r.base, Layers: stack.Layers[:1]}
-	merged, err = r.Merge(r.ctx, below, stack.Layers[1:], filepath.Join(r.dir, "upper"))
+	merged, err = r.Merge(r.Context(), below, stack.Layers[1:], filepath.Join(r.dir, "upper"))
 	require.NoError(r, err)
 	r.same(r.content, r.read(below.With(merged)))
 
-	flat, err := r.Flatten(r.ctx, stack, filepath.Join(r.dir, "flat"))
+	flat, err := r.Flatten(r.Context(), stack, filepath.Join(r.dir, "flat"))
 	require.NoError(r, err)
 	got, err := os.ReadFile(flat.Path)
 	require.NoError(r, err)
@@ -97,7 +97,7 @@ func mergeAt8(r *rig) {
 	check := r.unchanged(stack)
 	dst := filepath.Join(r.dir, "merged")
 	before := r.files()
-	merged, err := r.Merge(r.ctx, disk.Stack{Base: r.base}, stack.Layers, dst)
+	merged, err := r.Merge(r.Context(), disk.Stack{Base: r.base}, stack.Layers, dst)
 	require.NoError(r, err)
 	require.Equal(r, disk.Layer{Path: dst, SizeBytes: diskSize}, merged)
 	require.ElementsMatch(r, append(before, dst), r.files())
@@ -105,17 +105,17 @@ func mergeAt8(r *rig) {
 	r.same(r.content, r.read(disk.Stack{Base: r.base}.With(merged)))
 
 	sum := r.hash(dst)
-	_, err = r.Merge(r.ctx, disk.Stack{Base: r.base}, stack.Layers, dst)
+	_, err = r.Merge(r.Context(), disk.Stack{Base: r.base}, stack.Layers, dst)
 	require.True(r, fault.Is(err, fault.AlreadyExists), "%v", err)
 	require.Equal(r, sum, r.hash(dst))
-	_, err = r.Merge(r.ctx, disk.Stack{Base: r.base}, nil, dst+"2")
+	_, err = r.Merge(r.Context(), disk.Stack{Base: r.base}, nil, dst+"2")
 	require.True(r, fault.Is(err, fault.Invalid), "%v", err)
 }
 
 func mergeOfMiddleLayers(r *rig) {
 	stack := r.deep()
 	below := disk.Stack{Base: r.base, Layers: stack.Layers[:2]}
-	merged, err := r.Merge(r.ctx, below, stack.Layers[2:6], filepath.Join(r.dir, "merged"))
+	merged, err := r.Merge(r.Context(), below, stack.Layers[2:6], filepath.Join(r.dir, "merged"))
 	require.NoError(r, err)
 	shorter := below.With(merged).With(stack.Layers[6]).With(stack.Layers[7])
 	r.same(r.content, r.read(shorter))
@@ -130,16 +130,16 @@ func grow(r *rig) {
 	vm := r.run(live)
 	r.put(vm, r.content, diskSize-4096, 4096)
 	r.stop(vm, live)
-	same, err := r.Grow(r.ctx, live, diskSize)
+	same, err := r.Grow(r.Context(), live, diskSize)
 	require.NoError(r, err)
 	require.Equal(r, live, same)
-	grown, err := r.Grow(r.ctx, live, larger)
+	grown, err := r.Grow(r.Context(), live, larger)
 	require.NoError(r, err)
 	require.EqualValues(r, larger, grown.SizeBytes)
-	again, err := r.Grow(r.ctx, live, larger)
+	again, err := r.Grow(r.Context(), live, larger)
 	require.NoError(r, err, "a Grow whose record was lost may be repeated")
 	require.Equal(r, grown, again)
-	_, err = r.Grow(r.ctx, grown, diskSize)
+	_, err = r.Grow(r.Context(), grown, diskSize)
 	require.True(r, fault.Is(err, fault.Invalid), "%v", err)
 
 	content := append(r.content, make([]byte, larger-diskSize)...)
@@ -150,7 +150,7 @@ func grow(r *rig) {
 	stack := r.seal(grown)
 	require.EqualValues(r, larger, stack.SizeBytes())
 	r.same(content, r.read(stack))
-	live, err = r.Open(r.ctx, stack, larger+mb, r.dir, r.nextIndex())
+	live, err = r.Open(r.Context(), stack, larger+mb, r.dir, r.nextIndex())
 	require.NoError(r, err)
 	vm = r.run(live)
 	r.same(append(content, make([]byte, mb)...), r.readAll(vm))
@@ -169,7 +169,7 @@ func flattenIsEqualAndSparse(r *rig) {
 	})
 	check := r.unchanged(stack)
 	dst := filepath.Join(r.dir, "flat.raw")
-	flat, err := r.Flatten(r.ctx, stack, dst)
+	flat, err := r.Flatten(r.Context(), stack, dst)
 	require.NoError(r, err)
 	require.Equal(r, disk.Base{Path: dst, SizeBytes: diskSize}, flat)
 	got, err := os.ReadFile(dst)
@@ -180,9 +180,9 @@ func flattenIsEqualAndSparse(r *rig) {
 	require.LessOrEqual(r, used, int64(dataIn(r.content))*12/10)
 	check()
 
-	_, err = r.Flatten(r.ctx, stack, dst)
+	_, err = r.Flatten(r.Context(), stack, dst)
 	require.True(r, fault.Is(err, fault.AlreadyExists), "%v", err)
-	live, err := r.Create(r.ctx, flat, 2*diskSize, r.dir, r.nextIndex())
+	live, err := r.Create(r.Context(), flat, 2*diskSize, r.dir, r.nextIndex())
 	require.NoError(r, err)
 	vm := r.run(live)
 	r.same(append(r.content, make([]byte, diskSize)...), r.readAll(vm))
@@ -204,15 +204,15 @@ func removeIsIdempotent(r *rig) {
 	stack := r.first(func(vm VM) { r.put(vm, r.content, 0, mb) })
 	check := r.unchanged(disk.Stack{Base: r.base})
 	live := r.open(stack)
-	_, err := r.Attach(r.ctx, live)
+	_, err := r.Attach(r.Context(), live)
 	require.NoError(r, err)
 	for range 2 {
-		require.NoError(r, r.RemoveLive(r.ctx, live))
+		require.NoError(r, r.RemoveLive(r.Context(), live))
 		require.Equal(r, []string{stack.Layers[0].Path}, r.files())
 	}
-	require.NoError(r, r.Detach(r.ctx, live))
+	require.NoError(r, r.Detach(r.Context(), live))
 	for range 2 {
-		require.NoError(r, r.RemoveLayer(r.ctx, stack.Layers[0]))
+		require.NoError(r, r.RemoveLayer(r.Context(), stack.Layers[0]))
 		require.Empty(r, r.files())
 	}
 	check()
@@ -230,7 +230,7 @@ func usageIsReal(r *rig) {
 	require.NoError(r, err)
 	require.InDelta(r, 8*mb, used-empty, mb)
 	r.stop(vm, live)
-	require.NoError(r, r.RemoveLive(r.ctx, live))
+	require.NoError(r, r.RemoveLive(r.Context(), live))
 	_, err = r.Usage(live.Path)
 	require.True(r, fault.Is(err, fault.NotFound), "%v", err)
 
@@ -256,7 +256,7 @@ func crashKeepsFlushedWrites(r *rig) {
 		r.write(vm, later[i:i+128*1024], 4*mb+int64(i))
 	}
 	vm.Kill()
-	require.NoError(r, r.Detach(r.ctx, live))
+	require.NoError(r, r.Detach(r.Context(), live))
 
 	vm = r.run(live)
 	got := r.readAll(vm)

@@ -1,6 +1,7 @@
 package disktest
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -42,8 +43,9 @@ type nbdClient struct {
 	size int64
 }
 
-func dialNBD(socket, export string) (*nbdClient, error) {
-	conn, err := net.DialTimeout("unix", socket, nbdPatience)
+func dialNBD(ctx context.Context, socket, export string) (*nbdClient, error) {
+	dialer := net.Dialer{Timeout: nbdPatience}
+	conn, err := dialer.DialContext(ctx, "unix", socket)
 	if err != nil {
 		return nil, err
 	}

@@ -24,14 +24,14 @@ func createReadsBaseAndZerosBeyond(r *rig) {
 
 func createRefusesBadSizes(r *rig) {
 	for _, size := range []int64{-1, 0, baseSize - disk.SizeUnit, baseSize + 512} {
-		_, err := r.Create(r.ctx, r.base, size, r.dir, 0)
+		_, err := r.Create(r.Context(), r.base, size, r.dir, 0)
 		require.Truef(r, fault.Is(err, fault.Invalid), "%d bytes: %v", size, err)
 	}
 	require.Empty(r, r.files())
 	stack := r.first(func(VM) {})
-	_, err := r.Open(r.ctx, stack, diskSize-disk.SizeUnit, r.dir, r.nextIndex())
+	_, err := r.Open(r.Context(), stack, diskSize-disk.SizeUnit, r.dir, r.nextIndex())
 	require.True(r, fault.Is(err, fault.Invalid), "%v", err)
-	_, err = r.Open(r.ctx, disk.Stack{Base: disk.Base{Path: filepath.Join(r.dir, "none"), SizeBytes: mb}}, mb, r.dir, r.nextIndex())
+	_, err = r.Open(r.Context(), disk.Stack{Base: disk.Base{Path: filepath.Join(r.dir, "none"), SizeBytes: mb}}, mb, r.dir, r.nextIndex())
 	require.True(r, fault.Is(err, fault.NotFound), "%v", err)
 	require.Len(r, r.files(), 1)
 }
@@ -48,15 +48,15 @@ func openMakesOneFile(r *rig) {
 	require.NoError(r, err)
 	require.Equal(r, os.FileMode(0o600), st.Mode().Perm())
 
-	att, err := r.Attach(r.ctx, live)
+	att, err := r.Attach(r.Context(), live)
 	require.NoError(r, err)
-	again, err := r.Attach(r.ctx, live)
+	again, err := r.Attach(r.Context(), live)
 	require.NoError(r, err)
 	require.Equal(r, att, again)
 	require.False(r, att.Nodes[len(att.Nodes)-1].ReadOnly)
 	require.Equal(r, []string{live.Path}, r.files())
-	require.NoError(r, r.Detach(r.ctx, live))
-	require.NoError(r, r.Detach(r.ctx, live))
+	require.NoError(r, r.Detach(r.Context(), live))
+	require.NoError(r, r.Detach(r.Context(), live))
 }
 
 func openReplacesLeftoverNotStack(r *rig) {
@@ -64,7 +64,7 @@ func openReplacesLeftoverNotStack(r *rig) {
 	vm := r.run(live)
 	r.write(vm, r.noise(mb), 0)
 	r.stop(vm, live)
-	live, err := r.Create(r.ctx, r.base, diskSize, r.dir, 0)
+	live, err := r.Create(r.Context(), r.base, diskSize, r.dir, 0)
 	require.NoError(r, err)
 	vm = r.run(live)
 	r.same(r.content, r.readAll(vm))
@@ -72,7 +72,7 @@ func openReplacesLeftoverNotStack(r *rig) {
 
 	stack := r.seal(live)
 	check := r.unchanged(stack)
-	_, err = r.Open(r.ctx, stack, diskSize, r.dir, 0)
+	_, err = r.Open(r.Context(), stack, diskSize, r.dir, 0)
 	require.True(r, fault.Is(err, fault.Invalid), "%v", err)
 	check()
 }
@@ -101,13 +101,13 @@ func depthIsBounded(r *rig) {
 	}
 	if r.Capabilities().LiveSeal {
 		vm := r.run(live)
-		_, _, err := r.Seal(r.ctx, live, r.nextIndex(), vm.Switch)
+		_, _, err := r.Seal(r.Context(), live, r.nextIndex(), vm.Switch)
 		require.True(r, fault.Is(err, fault.FailedPrecondition), "%v", err)
 		r.stop(vm, live)
 	}
 	stack = r.seal(live)
 	require.Len(r, stack.Layers, disk.MaxDepth)
-	_, err := r.Open(r.ctx, stack, diskSize, r.dir, r.nextIndex())
+	_, err := r.Open(r.Context(), stack, diskSize, r.dir, r.nextIndex())
 	require.True(r, fault.Is(err, fault.FailedPrecondition), "%v", err)
 	require.Contains(r, strings.ToLower(fault.HintOf(err)), "merge")
 	require.Len(r, r.files(), disk.MaxDepth)
@@ -115,7 +115,7 @@ func depthIsBounded(r *rig) {
 
 func canceledDoesNothing(r *rig) {
 	live := r.create()
-	ctx, cancel := context.WithCancel(r.ctx)
+	ctx, cancel := context.WithCancel(r.Context())
 	cancel()
 	before := r.files()
 	_, err := r.Create(ctx, r.base, diskSize, r.dir, r.nextIndex())

@@ -139,7 +139,7 @@ func (p *player) liveSeal() {
 		return
 	}
 	p.room()
-	_, next, err := p.Seal(p.ctx, p.live, p.nextIndex(), p.vm.Switch)
+	_, next, err := p.Seal(p.Context(), p.live, p.nextIndex(), p.vm.Switch)
 	require.NoError(p, err)
 	p.live = *next
 }
@@ -163,7 +163,7 @@ func (p *player) reseat() {
 func (p *player) growMore() {
 	p.stop(p.vm, p.live)
 	size := min(p.live.SizeBytes+disk.SizeUnit*(1+p.rand.Int64N(64)), mostGrown)
-	grown, err := p.Grow(p.ctx, p.live, size)
+	grown, err := p.Grow(p.Context(), p.live, size)
 	require.NoError(p, err)
 	p.model = append(p.model, make([]byte, size-p.live.SizeBytes)...)
 	p.live = grown
@@ -174,15 +174,15 @@ func (p *player) growMore() {
 func (p *player) mergeSome() {
 	stack := p.down()
 	from := 0
-	if n := len(stack.Layers); n > 2 {
-		from = p.rand.IntN(n - 1)
+	if n := len(stack.Layers); n > 3 {
+		from = p.rand.IntN(n - 2) // Three or more, to make room for two.
 	}
 	below := disk.Stack{Base: stack.Base, Layers: stack.Layers[:from]}
 	old := stack.Layers[from:]
-	merged, err := p.Merge(p.ctx, below, old, p.fresh("merged"))
+	merged, err := p.Merge(p.Context(), below, old, p.fresh("merged"))
 	require.NoError(p, err)
 	for _, l := range old {
-		require.NoError(p, p.RemoveLayer(p.ctx, l))
+		require.NoError(p, p.RemoveLayer(p.Context(), l))
 	}
 	p.up(below.With(merged))
 }
@@ -195,7 +195,7 @@ func (p *player) fresh(name string) string {
 // flattenAll flattens, compares everything, and goes on over the flat image half of the time.
 func (p *player) flattenAll() {
 	stack := p.down()
-	flat, err := p.Flatten(p.ctx, stack, p.fresh("flat"))
+	flat, err := p.Flatten(p.Context(), stack, p.fresh("flat"))
 	require.NoError(p, err)
 	got, err := os.ReadFile(flat.Path)
 	require.NoError(p, err)
@@ -207,7 +207,7 @@ func (p *player) flattenAll() {
 		p.up(stack)
 		return
 	}
-	merged, err := p.Merge(p.ctx, disk.Stack{Base: stack.Base}, stack.Layers, p.fresh("merged"))
+	merged, err := p.Merge(p.Context(), disk.Stack{Base: stack.Base}, stack.Layers, p.fresh("merged"))
 	require.NoError(p, err)
 	p.up(disk.Stack{Base: stack.Base}.With(merged))
 }
@@ -215,7 +215,7 @@ func (p *player) flattenAll() {
 func (p *player) crash() {
 	require.NoError(p, p.vm.Flush())
 	p.vm.Kill()
-	require.NoError(p, p.Detach(p.ctx, p.live))
+	require.NoError(p, p.Detach(p.Context(), p.live))
 	p.vm = p.run(p.live)
 	p.same(p.model, p.readAll(p.vm))
 }

@@ -2,7 +2,6 @@ package disktest
 
 import (
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"io"
 	"math/rand/v2"
@@ -26,7 +25,6 @@ type rig struct {
 	*testing.T
 	disk.Driver
 	env  Env
-	ctx  context.Context
 	base disk.Base
 	// content is what a new disk of diskSize over the base reads as.
 	content []byte
@@ -36,7 +34,7 @@ type rig struct {
 }
 
 func newRig(t *testing.T, env Env) *rig {
-	r := &rig{T: t, Driver: env.Driver, env: env, ctx: t.Context(), dir: t.TempDir()}
+	r := &rig{T: t, Driver: env.Driver, env: env, dir: t.TempDir()}
 	r.rand = rand.New(rand.NewPCG(1, 2))
 	r.base, r.content = r.makeBase()
 	return r
@@ -48,7 +46,7 @@ func (r *rig) makeBase() (disk.Base, []byte) {
 	content := make([]byte, diskSize)
 	f, err := os.OpenFile(base.Path, os.O_WRONLY|os.O_CREATE, 0o400)
 	require.NoError(r, err)
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	require.NoError(r, f.Truncate(baseSize))
 	for _, offset := range []int64{0, 7*mb + 4096, baseSize - mb} {
 		data := r.noise(mb)
@@ -74,20 +72,20 @@ func (r *rig) nextIndex() int {
 }
 
 func (r *rig) create() disk.Live {
-	live, err := r.Create(r.ctx, r.base, diskSize, r.dir, r.nextIndex())
+	live, err := r.Create(r.Context(), r.base, diskSize, r.dir, r.nextIndex())
 	require.NoError(r, err)
 	return live
 }
 
 func (r *rig) open(stack disk.Stack) disk.Live {
-	live, err := r.Open(r.ctx, stack, stack.SizeBytes(), r.dir, r.nextIndex())
+	live, err := r.Open(r.Context(), stack, stack.SizeBytes(), r.dir, r.nextIndex())
 	require.NoError(r, err)
 	return live
 }
 
 // run starts a VM on the disk.
 func (r *rig) run(live disk.Live) VM {
-	att, err := r.Attach(r.ctx, live)
+	att, err := r.Attach(r.Context(), live)
 	require.NoError(r, err)
 	vm := r.env.Open(r, att)
 	require.Equal(r, live.SizeBytes, vm.Size())
@@ -97,12 +95,12 @@ func (r *rig) run(live disk.Live) VM {
 // stop ends the VM and detaches its disk.
 func (r *rig) stop(vm VM, live disk.Live) {
 	require.NoError(r, vm.Close())
-	require.NoError(r, r.Detach(r.ctx, live))
+	require.NoError(r, r.Detach(r.Context(), live))
 }
 
 // seal seals a disk that no VM uses and returns the stack with the new layer.
 func (r *rig) seal(live disk.Live) disk.Stack {
-	layer, next, err := r.Seal(r.ctx, live, 0, nil)
+	layer, next, err := r.Seal(r.Context(), live, 0, nil)
 	require.NoError(r, err)
 	require.Nil(r, next)
 	require.Equal(r, live.SizeBytes, layer.SizeBytes)
@@ -152,7 +150,7 @@ func (r *rig) read(stack disk.Stack) []byte {
 	vm := r.run(live)
 	b := r.readAll(vm)
 	r.stop(vm, live)
-	require.NoError(r, r.RemoveLive(r.ctx, live))
+	require.NoError(r, r.RemoveLive(r.Context(), live))
 	return b
 }
 
@@ -173,7 +171,7 @@ func (r *rig) same(want, got []byte) {
 func (r *rig) hash(path string) [sha256.Size]byte {
 	f, err := os.Open(path)
 	require.NoError(r, err)
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	h := sha256.New()
 	_, err = io.Copy(h, f)
 	require.NoError(r, err)

@@ -42,7 +42,7 @@ func sealOfPausedVM(r *rig) {
 	stack := r.seal(live)
 	check := r.unchanged(stack)
 	vm.Kill()
-	require.NoError(r, r.Detach(r.ctx, live))
+	require.NoError(r, r.Detach(r.Context(), live))
 	r.same(r.content, r.read(stack))
 	check()
 }
@@ -51,12 +51,12 @@ func diskInUseIsRefused(r *rig) {
 	live := r.create()
 	vm := r.run(live)
 	r.put(vm, r.content, mb, mb)
-	_, err := r.Grow(r.ctx, live, 2*diskSize)
+	_, err := r.Grow(r.Context(), live, 2*diskSize)
 	require.True(r, fault.Is(err, fault.FailedPrecondition), "%v", err)
 	layer := disk.Layer{Path: live.Path, SizeBytes: live.SizeBytes}
-	_, err = r.Merge(r.ctx, live.Stack, []disk.Layer{layer}, filepath.Join(r.dir, "merged"))
+	_, err = r.Merge(r.Context(), live.Stack, []disk.Layer{layer}, filepath.Join(r.dir, "merged"))
 	require.True(r, fault.Is(err, fault.FailedPrecondition), "%v", err)
-	_, err = r.Flatten(r.ctx, live.Stack.With(layer), filepath.Join(r.dir, "flat"))
+	_, err = r.Flatten(r.Context(), live.Stack.With(layer), filepath.Join(r.dir, "flat"))
 	require.True(r, fault.Is(err, fault.FailedPrecondition), "%v", err)
 	require.Equal(r, []string{live.Path}, r.files())
 	r.put(vm, r.content, 2*mb, mb)
@@ -70,7 +70,7 @@ func failedSwitchLeavesTheDisk(r *rig) {
 	vm := r.run(live)
 	r.put(vm, r.content, mb, mb)
 	refusal := fault.New(fault.Unavailable, "switch", "VM", "it does not answer")
-	_, next, err := r.Seal(r.ctx, live, r.nextIndex(), func(context.Context, disk.Attachment) error { return refusal })
+	_, next, err := r.Seal(r.Context(), live, r.nextIndex(), func(context.Context, disk.Attachment) error { return refusal })
 	require.True(r, errors.Is(err, refusal), "%v", err)
 	require.True(r, fault.Is(err, fault.Unavailable), "%v", err)
 	require.Nil(r, next)
@@ -99,7 +99,7 @@ func sealUnderWrite(r *rig) {
 	var checks []func()
 	for range 3 {
 		w.waitFor(w.acknowledged() + 200)
-		layer, next, err := r.Seal(r.ctx, live, r.nextIndex(), func(ctx context.Context, next disk.Attachment) error {
+		layer, next, err := r.Seal(r.Context(), live, r.nextIndex(), func(ctx context.Context, next disk.Attachment) error {
 			before := w.acknowledged()
 			err := vm.Switch(ctx, next)
 			cuts = append(cuts, [2]int64{before, w.begun()})

@@ -44,7 +44,8 @@ func (Driver) Attach(ctx context.Context, live disk.Live) (disk.Attachment, erro
 	if err != nil {
 		return disk.Attachment{}, err
 	}
-	return attachment(live), img.close()
+	img.close()
+	return attachment(live), nil
 }
 
 func attachment(live disk.Live) disk.Attachment {

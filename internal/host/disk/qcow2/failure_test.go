@@ -46,7 +46,7 @@ func fill(path string) {
 	if err != nil {
 		return
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	for _, n := range []int{64 << 10, 4096, 1} {
 		for err = nil; err == nil; {
 			_, err = f.Write(make([]byte, n))

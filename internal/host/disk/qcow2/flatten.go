@@ -25,7 +25,7 @@ func (Driver) Flatten(ctx context.Context, stack disk.Stack, dst string) (disk.B
 	if err != nil {
 		return disk.Base{}, failed(err, "open base image", stack.Base.Path)
 	}
-	defer base.Close()
+	defer func() { _ = base.Close() }()
 	ls, err := openLayers(stack.Layers, "flatten")
 	if err != nil {
 		return disk.Base{}, err

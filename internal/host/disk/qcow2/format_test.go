@@ -144,6 +144,20 @@ func BenchmarkCreate(b *testing.B) {
 	}
 }
 
+// BenchmarkSeal is the disk's share of a pause of an idle sandbox.
+func BenchmarkSeal(b *testing.B) {
+	base, dir := newBase(b), b.TempDir()
+	for b.Loop() {
+		b.StopTimer()
+		live, err := driver.Create(b.Context(), base, 5*gb, dir, 0)
+		require.NoError(b, err)
+		b.StartTimer()
+		if _, _, err := driver.Seal(b.Context(), live, 0, nil); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 // BenchmarkCreateOverSeven is the same over the deepest stack.
 func BenchmarkCreateOverSeven(b *testing.B) {
 	dir := b.TempDir()

@@ -70,7 +70,7 @@ func read(t testing.TB, vm disktest.VM, offset int64, n int) []byte {
 
 // requireSound has QEMU's own checker look at an image.
 func requireSound(t testing.TB, path string) {
-	out, err := exec.Command("qemu-img", "check", "-f", "qcow2", path).CombinedOutput()
+	out, err := exec.CommandContext(t.Context(), "qemu-img", "check", "-f", "qcow2", path).CombinedOutput()
 	require.NoError(t, err, "%s", out)
 }
 

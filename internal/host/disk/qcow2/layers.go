@@ -1,7 +1,6 @@
 package qcow2
 
 import (
-	"errors"
 	"os"
 
 	"github.com/roosthq/roost/internal/host/disk"
@@ -20,7 +19,8 @@ func openLayers(list []disk.Layer, op string) (*layers, error) {
 	ls := &layers{l2: make([][]uint64, len(list))}
 	for _, l := range list {
 		if err := ls.add(l, op); err != nil {
-			return nil, errors.Join(err, ls.close())
+			ls.close()
+			return nil, err
 		}
 	}
 	return ls, nil
@@ -40,12 +40,10 @@ func (ls *layers) add(l disk.Layer, op string) error {
 	return err
 }
 
-func (ls *layers) close() error {
-	var errs []error
+func (ls *layers) close() {
 	for _, img := range ls.images {
-		errs = append(errs, img.close())
+		img.close()
 	}
-	return errors.Join(errs...)
 }
 
 // load reads the tables of stretch n.

@@ -3,7 +3,9 @@ package qcow2
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 
 	"github.com/roosthq/roost/internal/failpoint"
@@ -50,8 +52,11 @@ func checkOpen(live disk.Live) error {
 
 func checkNotOneOf(path string, files []os.FileInfo) error {
 	old, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	if err != nil {
-		return nil // Nothing is there; any other trouble shows when the file is made.
+		return failed(err, "create", path)
 	}
 	for _, f := range files {
 		if os.SameFile(old, f) {

@@ -22,7 +22,7 @@ func publish(ctx context.Context, dst string, write func(context.Context, *os.Fi
 	if err != nil {
 		return err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // It was synced before it got its name.
 	if err := inBackground(func() error { return write(ctx, f) }); err != nil {
 		return err
 	}
@@ -56,7 +56,7 @@ func syncDir(dir string) error {
 	if err != nil {
 		return err
 	}
-	defer d.Close()
+	defer func() { _ = d.Close() }()
 	return d.Sync()
 }
 

@@ -24,7 +24,7 @@ func (d Driver) Seal(ctx context.Context, live disk.Live, nextIndex int, sw disk
 	defer img.close()
 	layer := disk.Layer{Path: live.Path, SizeBytes: live.SizeBytes}
 	if sw == nil {
-		if err := img.seal(); err != nil {
+		if err := img.seal(ctx); err != nil {
 			return disk.Layer{}, nil, err
 		}
 		return layer, nil, nil
@@ -33,7 +33,7 @@ func (d Driver) Seal(ctx context.Context, live disk.Live, nextIndex int, sw disk
 	if err != nil {
 		return disk.Layer{}, nil, err
 	}
-	if err := img.seal(); err != nil {
+	if err := img.seal(ctx); err != nil {
 		return disk.Layer{}, &next, err
 	}
 	return layer, &next, nil
@@ -51,25 +51,22 @@ func (d Driver) switchOver(ctx context.Context, live disk.Live, layer disk.Layer
 	return next, nil
 }
 
-// seal makes the file durable, then read-only and the agent's own. The mode changes after the
-// data is safe, so that a full or failing disk leaves a live disk as it was.
-func (img *image) seal() error {
+// seal makes the file read-only, the agent's own and durable; one sync serves all three, as it
+// is what a pause waits for. A full or failing disk leaves a live disk with the mode it had.
+func (img *image) seal(ctx context.Context) error {
 	var back undo.Stack
-	err := img.syncThenLock(&back)
+	err := img.lockAndSync(&back)
 	if err != nil {
-		return failed(errors.Join(err, back.Rollback(context.Background())), "seal", img.path)
+		return failed(errors.Join(err, back.Rollback(ctx)), "seal", img.path)
 	}
 	return nil
 }
 
-func (img *image) syncThenLock(back *undo.Stack) error {
-	if err := failpoint.Hit("qcow2.seal.sync"); err != nil {
-		return err
-	}
-	if err := img.file.Sync(); err != nil {
-		return err
-	}
+func (img *image) lockAndSync(back *undo.Stack) error {
 	if err := img.lock(back); err != nil {
+		return err
+	}
+	if err := failpoint.Hit("qcow2.seal.sync"); err != nil {
 		return err
 	}
 	if err := img.file.Sync(); err != nil {

@@ -134,7 +134,7 @@ func requireTrap(t *testing.T, path string) {
 }
 
 func qemuImg(t *testing.T, args ...string) {
-	out, err := exec.Command("qemu-img", args...).CombinedOutput()
+	out, err := exec.CommandContext(t.Context(), "qemu-img", args...).CombinedOutput()
 	require.NoError(t, err, "%s", out)
 }
 

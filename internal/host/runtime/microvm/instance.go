@@ -96,11 +96,6 @@ func (in *instance) Capture(ctx context.Context, dir string, opts runtime.Captur
 		rec.Disk = in.live.Stack.With(layer)
 		return 0, err
 	}
-	saveDisk := func() (int64, error) {
-		layer, _, err := in.rt.disk.Seal(ctx, in.live, 0, nil)
-		rec.Disk = in.live.Stack.With(layer)
-		return 0, err
-	}
 	steps := []struct {
 		name string
 		run  func() (int64, error)

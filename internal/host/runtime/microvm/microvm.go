@@ -4,7 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"os"
+	"fmt"
+	"path/filepath"
 
 	"github.com/roosthq/roost/internal/fault"
 	"github.com/roosthq/roost/internal/host/disk"
@@ -181,6 +182,38 @@ func (r *Runtime) Discard(ctx context.Context, spec runtime.Spec) error {
 	return r.disk.RemoveLive(ctx, disk.Live{Path: r.disk.LivePath(spec.DiskDir, spec.DiskIndex)})
 }
 
+// Reap ends every process of the spec's uid.
+func (r *Runtime) Reap(ctx context.Context, spec runtime.Spec) error {
+	return uids.Kill(ctx, spec.UID)
+}
+
+// ConsoleOf reads the console that a VM left.
+func (r *Runtime) ConsoleOf(spec runtime.Spec) ([]byte, error) {
+	return r.vmm.ReadConsole(spec.RunDir)
+}
+
+// Compact merges the sandbox's own layers when the stack is full. The lowest layer is the
+// template's and shared: it stays.
+func (r *Runtime) Compact(ctx context.Context, spec runtime.Spec, c runtime.Capture) (json.RawMessage, bool, error) {
+	rec, err := parseCapture(c)
+	if err != nil || len(rec.Disk.Layers) < disk.MaxDepth {
+		return nil, false, err
+	}
+	shared := 0
+	for shared < len(rec.Disk.Layers) && filepath.Dir(rec.Disk.Layers[shared].Path) != spec.DiskDir {
+		shared++
+	}
+	below := disk.Stack{Base: rec.Disk.Base, Layers: rec.Disk.Layers[:shared]}
+	dst := filepath.Join(spec.DiskDir, fmt.Sprintf("merged-%d", spec.DiskIndex))
+	merged, err := r.disk.Merge(ctx, below, rec.Disk.Layers[shared:], dst)
+	if err != nil {
+		return nil, false, err
+	}
+	rec.Disk = below.With(merged)
+	raw, err := json.Marshal(rec.relativeTo(c.Dir))
+	return raw, true, err
+}
+
 // Files lists what a capture stands on.
 func (r *Runtime) Files(c runtime.Capture) ([]string, error) {
 	rec, err := parseCapture(c)
@@ -212,7 +245,7 @@ func memoryBytes(mb int) int64 { return int64(mb) << 20 }
 func parseInstance(record []byte) (instanceRecord, error) {
 	var rec instanceRecord
 	if err := json.Unmarshal(record, &rec); err != nil {
-		return rec, fmt.Errorf("read instance record: %w", err)
+		return rec, fault.Wrap(err, "read", "instance record")
 	}
 	return rec, nil
 }

@@ -154,9 +154,8 @@ func (d *Driver) checkKernel(cfg vmm.Config) error {
 		if err != nil {
 			return invalid("kernel or initrd", path, err.Error())
 		}
-		// QEMU opens it once more through its descriptor, under the VM's uid.
-		if !info.Mode().IsRegular() || info.Mode().Perm()&0o004 == 0 {
-			return invalid("kernel or initrd", path, "not a file that everybody may read (chmod a+r)")
+		if !info.Mode().IsRegular() {
+			return invalid("kernel or initrd", path, "not a regular file")
 		}
 	}
 	return nil

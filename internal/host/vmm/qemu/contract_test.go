@@ -12,7 +12,7 @@ import (
 )
 
 func TestContract(t *testing.T) {
-	vmmtest.Run(t, func(t *testing.T) vmm.Driver { return newDriver(t) }, vmmtest.Build(t))
+	vmmtest.Run(t, func(t testing.TB) vmm.Driver { return newDriver(t) }, vmmtest.Build(t))
 }
 
 func newDriver(t testing.TB) *qemu.Driver {
@@ -20,6 +20,10 @@ func newDriver(t testing.TB) *qemu.Driver {
 	d, err := qemu.New(t.Context(), qemu.Options{Accel: qemu.AccelTCG, Logger: logTo(t)})
 	require.NoError(t, err)
 	return d
+}
+
+func BenchmarkRestore(b *testing.B) {
+	vmmtest.BenchmarkRestore(b, newDriver(b), vmmtest.Build(b))
 }
 
 func logTo(t testing.TB) *slog.Logger {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -126,15 +127,33 @@ func openGuest(s *start, state *os.File, open func(*os.File, error) (int, error)
 		s.state = s.in.add(state)
 		return nil
 	}
-	if s.kernel, err = open(os.Open(s.cfg.Kernel)); err != nil {
+	if s.kernel, err = open(copyOf(s.cfg.Kernel)); err != nil {
 		return fault.Wrap(err, "open", "kernel")
 	}
 	if s.cfg.Initrd != "" {
-		if s.initrd, err = open(os.Open(s.cfg.Initrd)); err != nil {
+		if s.initrd, err = open(copyOf(s.cfg.Initrd)); err != nil {
 			return fault.Wrap(err, "open", "initrd")
 		}
 	}
 	return nil
+}
+
+// copyOf is a file's content in a memfd. QEMU opens it once more through its descriptor, under
+// the VM's uid: that works for a memfd whatever the mode of the file, which may hold secrets.
+func copyOf(path string) (*os.File, error) {
+	src, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer src.Close()
+	dst, err := memfd("roost-boot")
+	if err != nil {
+		return nil, err
+	}
+	if _, err := io.Copy(dst, src); err != nil {
+		return nil, errors.Join(err, dst.Close())
+	}
+	return dst, nil
 }
 
 func handleOf(cfg vmm.Config, proc *process.Process, memory int) vmm.Handle {

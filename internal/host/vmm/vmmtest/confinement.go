@@ -135,13 +135,8 @@ func checkUnprivileged(t testing.TB, memfd *os.File, uid int) {
 // logMemory logs what the VMM has for itself, for the record.
 func logMemory(t testing.TB, pid int) {
 	t.Helper()
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
-	require.NoError(t, err)
-	for _, line := range strings.Split(string(raw), "\n") {
-		if strings.HasPrefix(line, "Pss:") || strings.HasPrefix(line, "Private_") || strings.HasPrefix(line, "Rss:") {
-			t.Log(strings.Join(strings.Fields(line), " "))
-		}
-	}
+	private, pss := privateMemory(t, pid)
+	t.Logf("memory of the VMM, the guest's own pages included: private %d KiB, pss %d KiB", private, pss)
 }
 
 // testRefused: a bad config is refused, typed, without an effect.

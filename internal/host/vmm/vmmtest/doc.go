@@ -2,7 +2,7 @@
 // guests.
 //
 //	func TestContract(t *testing.T) {
-//		vmmtest.Run(t, func(t *testing.T) vmm.Driver { return newDriver(t) }, vmmtest.Build(t))
+//		vmmtest.Run(t, func(t testing.TB) vmm.Driver { return newDriver(t) }, vmmtest.Build(t))
 //	}
 //
 // Build makes the fixtures: Debian's cloud kernel, downloaded and unpacked but never installed,

@@ -9,7 +9,7 @@ import (
 
 // suite is the contract against one driver.
 type suite struct {
-	newDriver func(t *testing.T) vmm.Driver
+	newDriver func(t testing.TB) vmm.Driver
 	fixtures  Fixtures
 	slots     chan struct{}
 }
@@ -19,7 +19,7 @@ type suite struct {
 const parallelVMs = 2
 
 // Run runs the contract.
-func Run(t *testing.T, newDriver func(t *testing.T) vmm.Driver, fixtures Fixtures) {
+func Run(t *testing.T, newDriver func(t testing.TB) vmm.Driver, fixtures Fixtures) {
 	if os.Geteuid() != 0 {
 		t.Fatal("the vmm contract needs root: namespaces, taps and uids")
 	}
@@ -55,5 +55,5 @@ func Run(t *testing.T, newDriver func(t *testing.T) vmm.Driver, fixtures Fixture
 
 func (s *suite) driver(t testing.TB) vmm.Driver {
 	t.Helper()
-	return s.newDriver(t.(*testing.T))
+	return s.newDriver(t)
 }

@@ -1,0 +1,71 @@
+# Roost. `make run` sets everything up and starts it; `make test` tests everything.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+BIN := bin
+TOOLS := .cache/bin
+GUEST := internal/host/guestbin/embed/roost-guest
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+export CGO_ENABLED := 0
+
+.PHONY: help
+help: ## what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+.PHONY: run
+run: root setup build ## set everything up, start Roost, run the quickstart
+	@deploy/run
+
+.PHONY: test
+test: root setup-dev ## everything: lint, generated code, unit, contracts, end to end, leaks
+	@test/all
+
+.PHONY: build
+build: $(BIN)/roost ## build bin/roost with the guest agent inside
+
+# Go knows best what is out of date; an unchanged guest keeps its file, so that the binary
+# around it is not linked anew.
+.PHONY: $(GUEST)
+$(GUEST):
+	@go build -trimpath -ldflags '$(LDFLAGS)' -o $(GUEST).new ./cmd/roost-guest
+	@if cmp -s $(GUEST).new $(GUEST); then rm $(GUEST).new; else mv $(GUEST).new $(GUEST); fi
+
+.PHONY: $(BIN)/roost
+$(BIN)/roost: $(GUEST)
+	@go build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/roost
+
+.PHONY: tools
+tools: $(TOOLS)/.stamp ## build the pinned developer tools (once per tools/go.mod)
+$(TOOLS)/.stamp: tools/go.mod tools/go.sum
+	@mkdir -p $(TOOLS)
+	@echo "building developer tools (once)"
+	@go build -C tools -o $(abspath $(TOOLS))/ tool
+	@touch $@
+
+.PHONY: generate
+generate: setup-dev tools ## make api/gen from api/proto and api/openapi
+	@tools/generate.sh $(TOOLS)
+
+.PHONY: lint
+lint: tools ## golangci-lint
+	@$(TOOLS)/golangci-lint run ./...
+
+.PHONY: bench
+bench: root setup build ## the figures of bench/README.md
+	@go run ./bench $(ARGS)
+
+.PHONY: setup setup-dev
+setup:
+	@deploy/setup
+setup-dev:
+	@deploy/setup --dev
+
+.PHONY: root
+root:
+	@if [ "$$(id -u)" != 0 ]; then echo "run it as root (sudo make): Roost makes namespaces, taps and uids" >&2; exit 1; fi
+
+.PHONY: clean
+clean: ## remove what was built (not the data)
+	@rm -rf $(BIN) $(GUEST)

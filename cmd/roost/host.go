@@ -1,0 +1,157 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"github.com/roosthq/roost/images"
+	"github.com/roosthq/roost/internal/fault"
+	"github.com/roosthq/roost/internal/host/agent"
+	"github.com/roosthq/roost/internal/host/disk/qcow2"
+	"github.com/roosthq/roost/internal/host/doctor"
+	"github.com/roosthq/roost/internal/host/guestbin"
+	"github.com/roosthq/roost/internal/host/image"
+	"github.com/roosthq/roost/internal/host/installation"
+	"github.com/roosthq/roost/internal/host/network"
+	"github.com/roosthq/roost/internal/host/paths"
+	"github.com/roosthq/roost/internal/host/runtime"
+	"github.com/roosthq/roost/internal/host/runtime/microvm"
+	"github.com/roosthq/roost/internal/host/sandbox"
+	"github.com/roosthq/roost/internal/host/vmm/qemu"
+	"github.com/roosthq/roost/internal/lifecycle"
+)
+
+// baseTemplate is the template that every installation has.
+const baseTemplate = "base"
+
+// hostSide is the agent's half of `roost up`.
+type hostSide struct {
+	installation *installation.Installation
+	network      *network.Manager
+	sandboxes    *sandbox.Manager
+	agent        *agent.Server
+	runtime      runtime.Runtime
+	// why says how the runtime was chosen.
+	why string
+}
+
+// startHost brings one machine up: images, runtime, network, then the sandboxes that were
+// there, and at last the RPC.
+func startHost(ctx context.Context, opts upOptions, log *slog.Logger, tell teller) (_ *hostSide, err error) {
+	data := paths.Data(opts.data)
+	h := &hostSide{}
+	defer func() {
+		if err != nil {
+			h.Stop()
+		}
+	}()
+	if h.installation, err = installation.Open(data); err != nil {
+		return nil, err
+	}
+	store, template, err := openImages(ctx, data, opts, log, tell)
+	if err != nil {
+		return nil, err
+	}
+	driver, err := qemu.New(ctx, qemu.Options{
+		Accel: opts.accel, ProbeKernel: template.KernelPath(), ProbeUID: h.installation.UIDs.UID(0), Logger: log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	h.runtime, h.why = microvm.New(driver, qcow2.New()), driver.AccelReason()
+	if h.network, err = network.New(network.Options{
+		Installation: h.installation.ID, StateDir: opts.data, PoolSize: opts.pool, Logger: log,
+		Resolvers: opts.resolvers,
+	}); err != nil {
+		return nil, err
+	}
+	guest, err := guestFile(data)
+	if err != nil {
+		return nil, err
+	}
+	h.sandboxes = sandbox.New(sandbox.Config{
+		Data: data, Runtime: h.runtime, Network: h.network, Images: store, UIDs: h.installation.UIDs,
+		GuestPath: guest, GuestDigest: guestbin.Digest(), Logger: log,
+	})
+	h.agent = agent.NewServer(agent.Config{
+		Socket: data.AgentSocket(), Sandboxes: h.sandboxes, Images: store, Logger: log,
+		Host: agent.HostInfo{
+			Version: version, Data: opts.data, Runtime: h.runtime.Name(), Isolation: string(h.runtime.Isolation()),
+			Checks: append([]doctor.Check{h.choice}, doctor.Host(opts.data)...),
+		},
+	})
+	return h, h.start(ctx, tell)
+}
+
+func (h *hostSide) start(ctx context.Context, tell teller) error {
+	if err := lifecycle.StartAll(ctx, h.network, h.sandboxes); err != nil {
+		return err
+	}
+	size := runtime.Resources{VCPUs: sandbox.DefaultVCPUs, MemoryMB: sandbox.DefaultMemoryMB, DiskSizeMB: sandbox.DefaultDiskSizeMB}
+	if err := tell.step("keep memory of template "+baseTemplate, func() error {
+		return h.sandboxes.Warm(ctx, baseTemplate, size)
+	}); err != nil {
+		return err
+	}
+	return h.agent.Start(ctx)
+}
+
+// Stop lets go of everything; sandboxes run on.
+func (h *hostSide) Stop() {
+	if h.agent != nil {
+		h.agent.Stop()
+	}
+	if h.sandboxes != nil {
+		h.sandboxes.Stop()
+	}
+	if h.network != nil {
+		h.network.Stop()
+	}
+	if h.installation != nil {
+		_ = h.installation.Close()
+	}
+}
+
+// choice is doctor's line on the runtime.
+func (h *hostSide) choice(context.Context) doctor.Finding {
+	f := doctor.Finding{Name: "runtime", Status: doctor.OK, Detail: fmt.Sprintf("%s, isolation %s: %s", h.runtime.Name(), h.runtime.Isolation(), h.why)}
+	if h.runtime.Isolation() == runtime.Emulated {
+		f.Status = doctor.Warn
+		f.Hint = "guests are translated: about 15 times slower, and QEMU's makers promise no isolation; use a host with KVM for code you do not trust"
+	}
+	return f
+}
+
+// openImages opens the store and builds the base template when it is missing or outdated.
+func openImages(ctx context.Context, data paths.Data, opts upOptions, log *slog.Logger, tell teller) (*image.Store, image.Template, error) {
+	store, err := image.Open(data.Images(), log)
+	if err != nil {
+		return nil, image.Template{}, err
+	}
+	recipe, err := images.Recipe(baseTemplate)
+	if err != nil {
+		return nil, image.Template{}, err
+	}
+	template, err := store.Ensure(ctx, recipe, image.BuildOptions{CacheDir: opts.cache, Report: tell.progress})
+	return store, template, err
+}
+
+// guestFile puts the embedded guest agent where the image builder can read it.
+func guestFile(data paths.Data) (string, error) {
+	binary, err := guestbin.Binary()
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(data.Cache(), "roost-guest-"+guestbin.Digest()[:16])
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
+	if err := errors.Join(os.MkdirAll(data.Cache(), 0o700), os.WriteFile(path+".tmp", binary, 0o700)); err != nil {
+		return "", fault.Wrap(err, "write", "roost-guest")
+	}
+	return path, fault.Wrap(os.Rename(path+".tmp", path), "publish", "roost-guest")
+}

@@ -1,0 +1,181 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/roosthq/roost/api/gen/roost/host/v1/hostv1connect"
+	"github.com/roosthq/roost/internal/control/server"
+	"github.com/roosthq/roost/internal/fault"
+	"github.com/roosthq/roost/internal/host/paths"
+)
+
+// DefaultListen is where `roost up` serves its API.
+const defaultListen = "127.0.0.1:8350"
+
+// upOptions are the flags of `roost up`.
+type upOptions struct {
+	data, listen, cache, accel string
+	logFile, readyFile         string
+	resolvers                  []string
+	pool                       int
+	verbose                    bool
+}
+
+func upCommand() *cobra.Command {
+	var opts upOptions
+	cmd := &cobra.Command{
+		Use:   "up",
+		Short: "Run Roost on this machine: control plane, host agent and API in one process",
+		Long: `Run Roost on this machine: control plane, host agent and API in one process.
+
+The first start builds the base template, which takes a minute or two, and makes an API key,
+which it prints once and keeps in client.json for the roost command on this machine. Stopping
+it (Ctrl-C, SIGTERM, even kill -9) leaves sandboxes running; the next start adopts them.`,
+		Example: `  roost up
+  roost up --data /srv/roost --listen 0.0.0.0:8350`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return up(cmd.Context(), opts, cmd.OutOrStdout()) },
+	}
+	f := cmd.Flags()
+	f.StringVar(&opts.data, "data", dataDir(), "where everything is kept (ROOST_DATA)")
+	f.StringVar(&opts.listen, "listen", defaultListen, "address of the API")
+	f.StringVar(&opts.cache, "download-cache", "/var/cache/roost", "where template builds keep downloads")
+	f.StringVar(&opts.accel, "accel", os.Getenv("ROOST_ACCEL"), "how QEMU runs guests: auto, kvm or tcg (ROOST_ACCEL); auto boots a guest under KVM to see whether that works")
+	f.StringVar(&opts.logFile, "log-file", "", "write the log there instead of standard error")
+	f.StringVar(&opts.readyFile, "ready-file", "", "write the API's address there when it serves")
+	f.StringSliceVar(&opts.resolvers, "resolver", nil, "DNS server for sandboxes, IP or IP:port (default: the host's)")
+	f.IntVar(&opts.pool, "slot-pool", 4, "network slots kept ready")
+	f.BoolVar(&opts.verbose, "verbose", false, "log debugging detail")
+	return cmd
+}
+
+// up runs until a signal ends it.
+func up(ctx context.Context, opts upOptions, out io.Writer) error {
+	if os.Geteuid() != 0 {
+		return fault.New(fault.PermissionDenied, "start", "roost", "not root").
+			WithHint("run it as root: it makes namespaces, taps and uids")
+	}
+	log, closeLog, err := openLog(opts)
+	if err != nil {
+		return err
+	}
+	defer closeLog()
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if opts.data, err = filepath.Abs(opts.data); err != nil {
+		return err
+	}
+	tell := teller{out: out}
+	host, err := startHost(ctx, opts, log, tell)
+	if err != nil {
+		return err
+	}
+	defer host.Stop()
+	control, err := startControl(ctx, opts, log)
+	if err != nil {
+		return err
+	}
+	defer control.Stop()
+	if err := announce(opts, host, control, out); err != nil {
+		return err
+	}
+	<-ctx.Done()
+	return nil
+}
+
+// startControl brings up the control plane over the agent's socket.
+func startControl(ctx context.Context, opts upOptions, log *slog.Logger) (*server.Server, error) {
+	data := paths.Data(opts.data)
+	transport := &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", data.AgentSocket())
+		},
+		MaxIdleConnsPerHost: 64,
+		DisableCompression:  true,
+	}
+	const base = "http://agent"
+	if err := os.MkdirAll(data.Control(), 0o700); err != nil {
+		return nil, fault.Wrap(err, "make", "control directory")
+	}
+	s, err := server.New(server.Config{
+		DataDir: data.Control(), Listen: opts.listen,
+		Host:      hostv1connect.NewHostServiceClient(&http.Client{Transport: transport}, base),
+		ProxyBase: base, ProxyTransport: transport,
+		Logger: log, Version: version,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s, s.Start(ctx)
+}
+
+// announce tells people and programs where Roost serves.
+func announce(opts upOptions, host *hostSide, control *server.Server, out io.Writer) error {
+	url := "http://" + control.Addr().String()
+	data := paths.Data(opts.data)
+	key := control.FirstKey()
+	if err := saveClient(data.Client(), url, key); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "runtime  %s, isolation %s (%s)\n", host.runtime.Name(), host.runtime.Isolation(), host.why)
+	fmt.Fprintf(out, "API      %s\n", url)
+	if key != "" {
+		fmt.Fprintf(out, "key      %s   (shown once; kept in %s)\n", key, data.Client())
+	}
+	if opts.readyFile == "" {
+		return nil
+	}
+	tmp := opts.readyFile + ".tmp"
+	return errors.Join(os.WriteFile(tmp, []byte(url+"\n"), 0o600), os.Rename(tmp, opts.readyFile))
+}
+
+// saveClient keeps address and key for the roost command on this machine. Without a new key
+// the old one stays.
+func saveClient(path, url, key string) error {
+	var c struct {
+		URL string `json:"url"`
+		Key string `json:"key"`
+	}
+	if raw, err := os.ReadFile(path); err == nil {
+		_ = json.Unmarshal(raw, &c) // a damaged file is replaced
+	}
+	c.URL = url
+	if key != "" {
+		c.Key = key
+	}
+	raw, err := json.Marshal(c)
+	if err != nil {
+		return err
+	}
+	return fault.Wrap(os.WriteFile(path, raw, 0o600), "write", "client credentials")
+}
+
+func openLog(opts upOptions) (*slog.Logger, func(), error) {
+	w, closeLog := io.Writer(os.Stderr), func() {}
+	if opts.logFile != "" {
+		f, err := os.OpenFile(opts.logFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+		if err != nil {
+			return nil, nil, fault.Wrap(err, "open", "log file")
+		}
+		w, closeLog = f, func() { _ = f.Close() }
+	}
+	level := slog.LevelInfo
+	if opts.verbose {
+		level = slog.LevelDebug
+	}
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level})), closeLog, nil
+}

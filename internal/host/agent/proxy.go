@@ -1,0 +1,101 @@
+package agent
+
+import (
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+
+	"connectrpc.com/connect"
+
+	"github.com/roosthq/roost/internal/fault"
+	"github.com/roosthq/roost/internal/host/guestclient"
+	"github.com/roosthq/roost/internal/host/sandbox"
+)
+
+const guestPattern = "/sandboxes/{id}/guest/"
+
+// guestProxy carries requests to a sandbox's guest, unbuffered.
+type guestProxy struct {
+	sandboxes *sandbox.Manager
+	log       *slog.Logger
+}
+
+func (p *guestProxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	id := r.PathValue("id")
+	path := strings.TrimPrefix(r.URL.Path, "/sandboxes/"+id+"/guest")
+	if strings.HasPrefix(path, "/roost.guest.v1.Control/") {
+		refuse(w, r, fault.New(fault.PermissionDenied, "call", path, "only the agent may"))
+		return
+	}
+	guest, err := p.sandboxes.Guest(id, "reach")
+	if err != nil {
+		refuse(w, r, err)
+		return
+	}
+	defer guest.Release()
+	proxy := &httputil.ReverseProxy{
+		Rewrite: func(pr *httputil.ProxyRequest) {
+			pr.SetURL(&url.URL{Scheme: "http", Host: "guest"})
+			pr.Out.URL.Path, pr.Out.URL.RawPath = path, ""
+			pr.Out.Header.Del(guestclient.ControlHeader)
+			pr.Out.Header.Set(guestclient.AccessHeader, guest.AccessToken)
+		},
+		ModifyResponse: func(resp *http.Response) error {
+			resp.Body = guest.Watch(resp.Body)
+			return nil
+		},
+		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
+			refuse(w, r, p.broken(id, err))
+		},
+		Transport:     guest.Transport,
+		FlushInterval: -1,
+		ErrorLog:      slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
+	}
+	proxy.ServeHTTP(w, r)
+}
+
+// broken says why a request to a guest failed: most often because the sandbox was paused or
+// ended under it.
+func (p *guestProxy) broken(id string, err error) error {
+	if _, now := p.sandboxes.Guest(id, "reach"); now != nil && !errors.Is(now, err) {
+		return now
+	}
+	return &fault.Error{Kind: fault.Unavailable, Op: "reach", Object: "guest of sandbox " + id, Err: err}
+}
+
+var connectErrors = connect.NewErrorWriter()
+
+// refuse answers in the caller's protocol: Connect's errors, or envd's JSON for plain HTTP.
+func refuse(w http.ResponseWriter, r *http.Request, err error) {
+	if connectErrors.IsSupported(r) {
+		_ = connectErrors.Write(w, r, fault.ToConnect(err))
+		return
+	}
+	status := httpStatus(fault.KindOf(err))
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Roost-Code", fault.KindOf(err).String())
+	if hint := fault.HintOf(err); hint != "" {
+		w.Header().Set("Roost-Hint", hint)
+	}
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(map[string]any{"code": status, "message": fault.Message(err)})
+}
+
+func httpStatus(k fault.Kind) int {
+	switch k {
+	case fault.NotFound:
+		return http.StatusNotFound
+	case fault.FailedPrecondition, fault.Aborted:
+		return http.StatusConflict
+	case fault.PermissionDenied:
+		return http.StatusForbidden
+	case fault.Unavailable:
+		return http.StatusServiceUnavailable
+	default:
+		return http.StatusInternalServerError
+	}
+}

@@ -1,0 +1,198 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/roosthq/roost/internal/fault"
+	"github.com/roosthq/roost/internal/host/image"
+	"github.com/roosthq/roost/internal/host/paths"
+	"github.com/roosthq/roost/internal/host/runtime"
+	"github.com/roosthq/roost/internal/undo"
+)
+
+// CreateRequest says what to create.
+type CreateRequest struct {
+	ID          string
+	Template    string
+	Resources   runtime.Resources
+	IdleTimeout time.Duration
+	Envs        map[string]string
+	// Runtime asked for; empty takes the host's.
+	Runtime string
+	// Cold boots a kernel instead of restoring the template's memory.
+	Cold bool
+}
+
+// Report tells of a step that takes more than a moment.
+type Report func(step, detail string)
+
+// Create makes a sandbox and returns when it answers. A failed create leaves nothing.
+func (m *Manager) Create(ctx context.Context, op Operation, req CreateRequest, report Report) (View, error) {
+	if report == nil {
+		report = func(string, string) {}
+	}
+	template, err := m.checkCreate(&req)
+	if err != nil {
+		return View{}, err
+	}
+	s, fresh, err := m.claimID(req, template)
+	if err != nil {
+		return View{}, err
+	}
+	ctx, leave, err := s.enter(ctx)
+	if err != nil {
+		return View{}, err
+	}
+	defer leave()
+	if !fresh {
+		return repeatedCreate(s, op)
+	}
+	if err := m.create(ctx, s, op, req, template, report); err != nil {
+		return View{}, fault.Wrap(err, "create", "sandbox "+req.ID)
+	}
+	return s.View(), nil
+}
+
+// checkCreate refuses bad input before anything is made.
+func (m *Manager) checkCreate(req *CreateRequest) (image.Template, error) {
+	bad := func(field string, value any, why string) error {
+		return fault.New(fault.Invalid, "create", "sandbox", fmt.Sprintf("%s is %v: %s", field, value, why))
+	}
+	if !idPattern.MatchString(req.ID) {
+		return image.Template{}, bad("sandbox_id", req.ID, "it must be 20 characters of a-z and 0-9")
+	}
+	if req.Runtime != "" && req.Runtime != m.cfg.Runtime.Name() {
+		return image.Template{}, bad("runtime", req.Runtime, "this host has "+m.cfg.Runtime.Name())
+	}
+	template, err := m.cfg.Images.Template(req.Template)
+	if err != nil {
+		return image.Template{}, err
+	}
+	r := &req.Resources
+	if r.VCPUs == 0 {
+		r.VCPUs = DefaultVCPUs
+	}
+	if r.MemoryMB == 0 {
+		r.MemoryMB = DefaultMemoryMB
+	}
+	if r.DiskSizeMB == 0 {
+		r.DiskSizeMB = DefaultDiskSizeMB
+	}
+	switch least := int((template.DiskBytes + 1<<20 - 1) >> 20); {
+	case r.VCPUs < 1 || r.VCPUs > 32:
+		return template, bad("vcpus", r.VCPUs, "it must be 1 to 32")
+	case r.MemoryMB < 128 || r.MemoryMB > 65536 || r.MemoryMB%2 != 0:
+		return template, bad("memory_mb", r.MemoryMB, "it must be an even number from 128 to 65536")
+	case r.DiskSizeMB < least || r.DiskSizeMB > 1<<20:
+		return template, bad("disk_size_mb", r.DiskSizeMB, fmt.Sprintf("template %s needs at least %d, and 1048576 is the most", template.Name, least))
+	case req.IdleTimeout < 0:
+		return template, bad("idle_timeout", req.IdleTimeout, "it cannot be negative; 0 is never")
+	}
+	return template, nil
+}
+
+// claimID puts a new sandbox into the map; fresh is false when it was there.
+func (m *Manager) claimID(req CreateRequest, t image.Template) (s *Sandbox, fresh bool, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s, ok := m.all[req.ID]; ok {
+		return s, false, nil
+	}
+	now := m.cfg.Clock()
+	s = newSandbox(m.cfg.Data.Sandbox(req.ID), journal{
+		Version: 1, ID: req.ID, State: Creating, Slot: noSlot,
+		TemplateName: t.Name, Resources: req.Resources, DefaultUser: t.DefaultUser,
+		Template: runtime.Template{
+			Digest: t.Digest, Kernel: t.KernelPath(), Disk: t.DiskPath(), DiskBytes: t.DiskBytes,
+		},
+		Envs: req.Envs, IdleTimeout: req.IdleTimeout,
+		Runtime: m.cfg.Runtime.Name(), Isolation: m.cfg.Runtime.Isolation(),
+		MachineID: newMachineID(), AccessToken: newToken(),
+		CreatedAt: now, ActiveAt: now,
+	})
+	m.all[req.ID] = s
+	return s, true, nil
+}
+
+// repeatedCreate answers a create whose id is taken: as before when it is the same operation.
+func repeatedCreate(s *Sandbox, op Operation) (View, error) {
+	if j := s.journal(); j.did(op.ID) {
+		return s.View(), nil
+	}
+	return View{}, fault.New(fault.AlreadyExists, "create", "sandbox "+s.ID(), "the id is taken")
+}
+
+func (m *Manager) create(ctx context.Context, s *Sandbox, op Operation, req CreateRequest, t image.Template, report Report) (err error) {
+	var undos undo.Stack
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, undos.Rollback(ctx))
+		}
+	}()
+	undos.Push("forget sandbox", func(context.Context) error {
+		m.forget(req.ID)
+		return nil
+	})
+	if err := makeDirs(s.dir, &undos); err != nil {
+		return err
+	}
+	if err := s.update(false, func(*journal) {}); err != nil {
+		return err
+	}
+	clock := newStopwatch()
+	src, err := m.creationSource(ctx, s, req, t, report)
+	if err != nil {
+		return err
+	}
+	if src.initrd != "" {
+		defer os.Remove(src.initrd)
+	}
+	clock.mark("template")
+	if err := m.start(ctx, s, src, &undos, clock); err != nil {
+		return err
+	}
+	return m.settleRunning(s, op, clock, &undos)
+}
+
+// creationSource is the template's warm memory, or a boot for what that cannot start.
+func (m *Manager) creationSource(ctx context.Context, s *Sandbox, req CreateRequest, t image.Template, report Report) (source, error) {
+	if !req.Cold && req.Resources.DiskSizeMB >= warmDiskMB(t) {
+		return m.warmSource(ctx, req.Resources, t, report)
+	}
+	report("boot", "booting a kernel")
+	return m.bootSource(s, t)
+}
+
+func makeDirs(dir paths.Sandbox, undos *undo.Stack) error {
+	undos.Push("remove directory", func(context.Context) error { return os.RemoveAll(dir.String()) })
+	for _, d := range []string{dir.String(), dir.Run(), dir.Disk(), dir.Captures()} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return fault.Wrap(err, "make", "sandbox directory")
+		}
+	}
+	return nil
+}
+
+// settleRunning writes down that the sandbox runs; with that its start is done.
+func (m *Manager) settleRunning(s *Sandbox, op Operation, clock *stopwatch, undos *undo.Stack) error {
+	now := m.cfg.Clock()
+	s.touch(now)
+	err := s.update(false, func(j *journal) {
+		j.State, j.Reason = Running, ""
+		j.Generation++
+		j.note(op.ID)
+		j.ActiveAt, j.Phases = now, clock.phases
+	})
+	if err != nil {
+		return err
+	}
+	undos.Discard()
+	in, _, _ := s.parts()
+	m.watch(s, in)
+	m.log.Info("sandbox runs", "sandbox", s.ID(), "phases", phaseText(clock.phases))
+	return nil
+}

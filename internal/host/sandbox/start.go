@@ -1,0 +1,226 @@
+package sandbox
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/roosthq/roost/internal/failpoint"
+	"github.com/roosthq/roost/internal/fault"
+	"github.com/roosthq/roost/internal/host/guestclient"
+	"github.com/roosthq/roost/internal/host/network"
+	"github.com/roosthq/roost/internal/host/runtime"
+	"github.com/roosthq/roost/internal/undo"
+)
+
+// How long a guest may take to answer: a booting one, and one that was restored.
+const (
+	bootTimeout    = 90 * time.Second
+	restoreTimeout = 30 * time.Second
+)
+
+// source is what a sandbox starts from: a capture, or (nil) a kernel.
+type source struct {
+	capture *runtime.Capture
+	// controlToken is what the guest in the capture, or the one that boots, accepts first.
+	controlToken string
+	initrd       string
+	// grow: the disk is larger than the file system on it.
+	grow bool
+}
+
+// spec of the sandbox's current slot, uid and disk index.
+func (s *Sandbox) spec(m *Manager) runtime.Spec {
+	j := s.journal()
+	return runtime.Spec{
+		ID: j.ID, Resources: j.Resources, Template: j.Template,
+		RunDir: s.dir.Run(), DiskDir: s.dir.Disk(), DiskIndex: j.DiskIndex,
+		UID: j.UID, Port: runtime.Port{MAC: network.GuestMAC.String()},
+	}
+}
+
+// start brings a sandbox from its source to answering, with user processes running. What it
+// makes is pushed on undos; the journal names slot, uid and disk before they are used.
+func (m *Manager) start(ctx context.Context, s *Sandbox, src source, undos *undo.Stack, clock *stopwatch) error {
+	slot, err := m.claimSlot(ctx, s, undos)
+	if err != nil {
+		return err
+	}
+	clock.mark("slot")
+	in, err := m.launch(ctx, s, slot, src, undos)
+	if err != nil {
+		return err
+	}
+	clock.mark("runtime")
+	guest := guestclient.New(slot.Dial, src.controlToken)
+	undos.Push("close guest connections", func(context.Context) error {
+		guest.CloseIdle()
+		return nil
+	})
+	if err := m.introduce(ctx, s, in, guest, src, clock); err != nil {
+		return withConsole(err, in)
+	}
+	s.attach(in, slot, guest)
+	undos.Push("forget instance", func(context.Context) error {
+		s.attach(nil, nil, nil)
+		return nil
+	})
+	return nil
+}
+
+// claimSlot takes a network slot and writes it, and the uid that goes with it, down.
+func (m *Manager) claimSlot(ctx context.Context, s *Sandbox, undos *undo.Stack) (*network.Slot, error) {
+	slot, err := m.cfg.Network.Acquire(ctx, s.ID())
+	if err != nil {
+		return nil, err
+	}
+	undos.Push("release slot", func(ctx context.Context) error { return m.releaseSlot(ctx, s, slot) })
+	err = s.update(false, func(j *journal) {
+		j.Slot, j.UID = slot.Index(), m.cfg.UIDs.UID(slot.Index())
+	})
+	return slot, errors.Join(err, failpoint.Hit("sandbox.start.slot"))
+}
+
+// releaseSlot gives slot and uid back; nothing may run under the uid any more.
+func (m *Manager) releaseSlot(ctx context.Context, s *Sandbox, slot *network.Slot) error {
+	err := m.cfg.Network.Release(ctx, slot)
+	return errors.Join(err, s.update(false, func(j *journal) {
+		j.Slot, j.UID, j.Instance = noSlot, 0, nil
+	}))
+}
+
+// launch starts the runtime's instance and writes down how to find it again.
+func (m *Manager) launch(ctx context.Context, s *Sandbox, slot *network.Slot, src source, undos *undo.Stack) (runtime.Instance, error) {
+	tap, err := slot.Tap()
+	if err != nil {
+		return nil, err
+	}
+	defer tap.Close()
+	spec := s.spec(m)
+	spec.Port.Tap, spec.Initrd = tap, src.initrd
+	undos.Push("discard instance", func(ctx context.Context) error { return m.cfg.Runtime.Discard(ctx, spec) })
+	var in runtime.Instance
+	if src.capture == nil {
+		in, err = m.cfg.Runtime.Boot(ctx, spec, runtime.BootOptions{})
+	} else {
+		in, err = m.cfg.Runtime.Restore(ctx, spec, *src.capture)
+	}
+	if err != nil {
+		return nil, err
+	}
+	undos.Push("stop instance", in.Stop)
+	if err := failpoint.Hit("sandbox.start.launched"); err != nil {
+		return nil, err
+	}
+	record, err := in.Record()
+	if err != nil {
+		return nil, err
+	}
+	return in, s.update(false, func(j *journal) { j.Instance = record })
+}
+
+// introduce makes the guest this sandbox: it runs, is told who it is, states the facts, and
+// only then its user processes run.
+func (m *Manager) introduce(ctx context.Context, s *Sandbox, in runtime.Instance, guest *guestclient.Client, src source, clock *stopwatch) error {
+	limit := restoreTimeout
+	if src.capture == nil {
+		limit = bootTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	ctx = untilExit(ctx, in)
+	if err := in.Thaw(ctx); err != nil {
+		return err
+	}
+	if src.capture == nil {
+		if err := guest.WaitReady(ctx); err != nil {
+			return err
+		}
+		clock.mark("boot")
+	}
+	id, err := m.nextIdentity(s, src)
+	if err != nil {
+		return err
+	}
+	if err := failpoint.Hit("sandbox.start.handshake"); err != nil {
+		return err
+	}
+	if _, err := guest.Handshake(ctx, id); err != nil {
+		return err
+	}
+	clock.mark("handshake")
+	if err := guest.Thaw(ctx, id.Generation); err != nil {
+		return err
+	}
+	clock.mark("thaw")
+	return s.update(false, func(j *journal) { j.ControlToken = id.ControlToken })
+}
+
+// nextIdentity is who the sandbox is in the generation that begins.
+func (m *Manager) nextIdentity(s *Sandbox, src source) (guestclient.Identity, error) {
+	j := s.journal()
+	return guestclient.Identity{
+		SandboxID: j.ID, Generation: j.Generation + 1, Hostname: j.ID, MachineID: j.MachineID,
+		AccessToken: j.AccessToken, ControlToken: newToken(), Envs: j.Envs,
+		DefaultUser: j.DefaultUser, Grow: src.grow,
+	}, nil
+}
+
+// untilExit ends the context when the instance does, so that nobody waits for a dead guest.
+func untilExit(ctx context.Context, in runtime.Instance) context.Context {
+	ctx, cancel := context.WithCancelCause(ctx)
+	go func() {
+		select {
+		case <-in.Exited():
+			cancel(fault.New(fault.Internal, "start", "guest", in.Exit().Reason))
+		case <-ctx.Done():
+			cancel(nil)
+		}
+	}()
+	return ctx
+}
+
+// consoleLines is how much of the console goes into an error.
+const consoleBytes = 400
+
+// withConsole adds the last words of a guest that did not start.
+func withConsole(err error, in runtime.Instance) error {
+	log, e := in.Console()
+	if e != nil || len(log) == 0 {
+		return err
+	}
+	if len(log) > consoleBytes {
+		log = log[len(log)-consoleBytes:]
+	}
+	f := &fault.Error{Kind: fault.KindOf(err), Err: fmt.Errorf("%w; its console ends with %q", err, log), Hint: fault.HintOf(err)}
+	return f
+}
+
+// newToken is 256 random bits in hex.
+func newToken() string { return randomHex(32) }
+
+// newMachineID is what /etc/machine-id holds: 128 bits in hex.
+func newMachineID() string { return randomHex(16) }
+
+func randomHex(n int) string {
+	b := make([]byte, n)
+	_, _ = rand.Read(b) // never fails (crypto/rand)
+	return hex.EncodeToString(b)
+}
+
+// stopwatch times the phases of an operation.
+type stopwatch struct {
+	last   time.Time
+	phases []runtime.Phase
+}
+
+func newStopwatch() *stopwatch { return &stopwatch{last: time.Now()} }
+
+func (w *stopwatch) mark(name string) {
+	now := time.Now()
+	w.phases = append(w.phases, runtime.Phase{Name: name, Duration: now.Sub(w.last)})
+	w.last = now
+}

@@ -1,0 +1,53 @@
+package sandbox
+
+import (
+	"slices"
+
+	"github.com/roosthq/roost/internal/fault"
+)
+
+// State of a sandbox on this host.
+type State string
+
+// The states; see the package comment.
+const (
+	Creating   State = "creating"
+	Running    State = "running"
+	Pausing    State = "pausing"
+	Paused     State = "paused"
+	Resuming   State = "resuming"
+	Failed     State = "failed"
+	Destroying State = "destroying"
+)
+
+// transitions is the one table of what may follow what. Destroying may follow everything.
+var transitions = map[State][]State{
+	Creating: {Running},
+	Running:  {Pausing, Failed},
+	Pausing:  {Paused, Running, Failed},
+	Paused:   {Resuming},
+	Resuming: {Running, Paused},
+}
+
+// may says whether a sandbox in state from may go to state to.
+func may(from, to State) bool {
+	return to == Destroying || slices.Contains(transitions[from], to)
+}
+
+// need refuses an operation in a state other than want, saying what to do.
+func need(id string, have, want State, op string) error {
+	if have == want {
+		return nil
+	}
+	f := fault.New(fault.FailedPrecondition, op, "sandbox "+id, "it is "+string(have))
+	switch have {
+	case Paused:
+		return f.WithHint("resume it: roost resume " + id)
+	case Failed:
+		return f.WithHint("see why with `roost info " + id + "`, remove it with `roost rm " + id + "`")
+	case Running:
+		return f
+	default:
+		return f.WithHint("it is changing; try again in a moment")
+	}
+}
