@@ -7,6 +7,8 @@ import (
 	"os"
 	"regexp"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/roosthq/roost/internal/fault"
 )
 
@@ -102,10 +104,12 @@ func (m *Manager) adopt(ctx context.Context, n int, sandboxID string) (*Slot, er
 	case owner != sandboxID:
 		return nil, gone(fmt.Sprintf("it was given to %q since", owner))
 	}
-	s, err := m.open(n)
+	s, err := m.open(ctx, n)
 	switch {
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, errNotNamespace), errors.Is(err, errNoPort):
 		return nil, gone(err.Error())
+	case errors.Is(err, unix.EADDRINUSE):
+		return nil, &fault.Error{Kind: fault.FailedPrecondition, Err: err, Hint: "another agent serves this slot: stop it first"}
 	case err != nil:
 		return nil, err
 	}

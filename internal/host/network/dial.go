@@ -31,7 +31,7 @@ func dialTCP(ctx context.Context, ns *namespace, to netip.AddrPort) (net.Conn, e
 		return nil, os.NewSyscallError("connect", err)
 	}
 	f := os.NewFile(uintptr(fd), "tcp")
-	defer f.Close() // FileConn has a copy
+	defer func() { _ = f.Close() }() // FileConn has a copy
 	if err := waitConnected(ctx, f); err != nil {
 		return nil, err
 	}

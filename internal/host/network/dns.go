@@ -27,7 +27,6 @@ var errNoPort = errors.New("the slot's gateway address is gone")
 
 // dnsServer answers the guest of one slot.
 type dnsServer struct {
-	ctx      context.Context
 	cancel   context.CancelFunc
 	upstream *upstream
 	deny     *denyList
@@ -42,7 +41,8 @@ type dnsServer struct {
 }
 
 // serveDNS opens the sockets inside the slot; they answer when it returns.
-func (m *Manager) serveDNS(n int, ns *namespace) (*dnsServer, error) {
+func (m *Manager) serveDNS(ctx context.Context, n int, ns *namespace) (*dnsServer, error) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var packets net.PacketConn
 	var streams net.Listener
 	address := net.JoinHostPort(DNSAddr.String(), "53")
@@ -50,34 +50,36 @@ func (m *Manager) serveDNS(n int, ns *namespace) (*dnsServer, error) {
 		if _, err := net.InterfaceByName(portName); err != nil {
 			return errors.Join(errNoPort, err)
 		}
-		if packets, err = net.ListenPacket("udp4", address); err != nil {
+		var lc net.ListenConfig
+		if packets, err = lc.ListenPacket(ctx, "udp4", address); err != nil {
 			return err
 		}
-		if streams, err = net.Listen("tcp4", address); err != nil {
+		if streams, err = lc.Listen(ctx, "tcp4", address); err != nil {
 			return errors.Join(err, packets.Close())
 		}
 		return nil
 	})
 	if err != nil {
+		cancel()
 		return nil, fmt.Errorf("serve DNS: %w", err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	d := &dnsServer{ctx: ctx, cancel: cancel, upstream: m.upstream, deny: m.deny,
+	d := &dnsServer{cancel: cancel, upstream: m.upstream, deny: m.deny,
 		log: m.log.With("slot", n), permits: make(chan struct{}, dnsQuestions)}
-	d.run(&dns.Server{PacketConn: packets, UDPSize: dnsQuerySize, ReadTimeout: time.Hour})
-	d.run(&dns.Server{Listener: netutil.LimitListener(streams, dnsConnections), MaxTCPQueries: 128, ReadTimeout: dnsIdle,
+	d.run(ctx, &dns.Server{PacketConn: packets, UDPSize: dnsQuerySize, ReadTimeout: time.Hour})
+	d.run(ctx, &dns.Server{Listener: netutil.LimitListener(streams, dnsConnections), MaxTCPQueries: 128, ReadTimeout: dnsIdle,
 		IdleTimeout: func() time.Duration { return dnsIdle }})
 	return d, nil
 }
 
 // run returns when the server accepts, since a server cannot be shut down before.
-func (d *dnsServer) run(s *dns.Server) {
+func (d *dnsServer) run(ctx context.Context, s *dns.Server) {
 	started := make(chan struct{})
-	s.Handler, s.WriteTimeout = d, dnsIdle
+	s.Handler = dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) { d.answer(ctx, w, q) })
+	s.WriteTimeout = dnsIdle
 	s.NotifyStartedFunc = func() { close(started) }
 	d.servers = append(d.servers, s)
 	d.running.Go(func() {
-		if err := s.ActivateAndServe(); err != nil && d.ctx.Err() == nil {
+		if err := s.ActivateAndServe(); err != nil && ctx.Err() == nil {
 			d.log.Error("DNS server ended", "error", err)
 		}
 	})
@@ -92,8 +94,8 @@ func (d *dnsServer) stop() {
 	d.running.Wait()
 }
 
-// ServeDNS answers one question.
-func (d *dnsServer) ServeDNS(w dns.ResponseWriter, q *dns.Msg) {
+// answer answers one question.
+func (d *dnsServer) answer(ctx context.Context, w dns.ResponseWriter, q *dns.Msg) {
 	// The library believes the header's count: a header alone arrives here as "one question".
 	if len(q.Question) != 1 {
 		d.reply(w, q, failure(dns.RcodeFormatError))
@@ -111,9 +113,9 @@ func (d *dnsServer) ServeDNS(w dns.ResponseWriter, q *dns.Msg) {
 		d.reply(w, q, failure(dns.RcodeServerFailure))
 		return
 	}
-	answer, err := d.upstream.ask(d.ctx, question, wantsDNSSEC(q))
+	answer, err := d.upstream.ask(ctx, question, wantsDNSSEC(q))
 	if err != nil {
-		d.complain(question.Name, err)
+		d.complain(ctx, question.Name, err)
 		answer = failure(dns.RcodeServerFailure)
 	}
 	if n := strip(answer, d.deny); n > 0 {
@@ -151,8 +153,8 @@ func (d *dnsServer) reply(w dns.ResponseWriter, q, answer *dns.Msg) {
 }
 
 // complain logs a failure, but not every one: the guest decides how many there are.
-func (d *dnsServer) complain(name string, err error) {
-	if d.ctx.Err() != nil {
+func (d *dnsServer) complain(ctx context.Context, name string, err error) {
+	if ctx.Err() != nil {
 		return
 	}
 	d.mu.Lock()

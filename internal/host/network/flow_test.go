@@ -47,7 +47,7 @@ func sendFrom(ns *namespace, from, to string) error {
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	_ = c.SetDeadline(time.Now().Add(500 * time.Millisecond))
 	if _, err := c.Write([]byte("ping")); err != nil {
 		return err

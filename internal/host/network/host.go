@@ -39,9 +39,21 @@ func (h *host) close() {
 	_ = h.ns.close()
 }
 
+// dump lists again when the kernel says that the list changed while it was read, as it does
+// when other slots come and go.
+func dump[T any](list func() ([]T, error)) (out []T, err error) {
+	for range 20 {
+		out, err = list()
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return out, err
+		}
+	}
+	return out, err
+}
+
 // addresses are the host's own, without the ends of our slots.
 func (h *host) addresses() ([]netip.Prefix, error) {
-	list, err := h.nl.AddrList(nil, netlink.FAMILY_V4)
+	list, err := dump(func() ([]netlink.Addr, error) { return h.nl.AddrList(nil, netlink.FAMILY_V4) })
 	if err != nil {
 		return nil, fmt.Errorf("list host addresses: %w", err)
 	}
@@ -57,7 +69,7 @@ func (h *host) addresses() ([]netip.Prefix, error) {
 
 // taken are the ranges that the host has addresses in or routes to.
 func (h *host) taken() ([]netip.Prefix, error) {
-	routes, err := h.nl.RouteList(nil, netlink.FAMILY_V4)
+	routes, err := dump(func() ([]netlink.Route, error) { return h.nl.RouteList(nil, netlink.FAMILY_V4) })
 	if err != nil {
 		return nil, fmt.Errorf("list host routes: %w", err)
 	}
@@ -160,7 +172,7 @@ func (h *host) present() (map[int]bool, error) {
 			out[n] = true
 		}
 	}
-	links, err := h.nl.LinkList()
+	links, err := dump(h.nl.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list host links: %w", err)
 	}

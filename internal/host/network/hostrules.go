@@ -81,7 +81,7 @@ func deleteHostRules(inst names) error {
 
 // otherInstallations looks at the tables of other installations on this host: whether there
 // are any, and whether one of them turned forwarding on.
-func otherInstallations(inst names) (any, marked bool, err error) {
+func otherInstallations(inst names) (exist, marked bool, err error) {
 	conn, err := nftables.New()
 	if err != nil {
 		return false, false, err
@@ -95,8 +95,8 @@ func otherInstallations(inst names) (any, marked bool, err error) {
 		if !ours || !installationID.MatchString(id) || id == string(inst) {
 			continue
 		}
-		any = true
+		exist = true
 		marked = marked || c.Name == forwardingMark
 	}
-	return any, marked, nil
+	return exist, marked, nil
 }

@@ -42,7 +42,7 @@ func (m *Manager) make(ctx context.Context, n int) (_ *Slot, err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	return m.open(n)
+	return m.open(ctx, n)
 }
 
 func claimName(path string) error {

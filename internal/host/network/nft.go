@@ -46,8 +46,9 @@ func (r *ruleset) rule(chain *nftables.Chain, parts ...match) {
 }
 
 // addrSet makes an interval set; an empty one matches nothing.
-func (r *ruleset) addrSet(name string, list []netip.Prefix) (*nftables.Set, error) {
-	set := &nftables.Set{Table: r.table, Name: name, KeyType: nftables.TypeIPAddr, Interval: true}
+func (r *ruleset) addrSet(id uint32, name string, list []netip.Prefix) (*nftables.Set, error) {
+	// The library numbers sets with a global counter that it does not guard: number them here.
+	set := &nftables.Set{Table: r.table, ID: id, Name: name, KeyType: nftables.TypeIPAddr, Interval: true}
 	var elements []nftables.SetElement
 	for _, s := range spans(list) {
 		elements = append(elements, nftables.SetElement{Key: fromUint(s.first).AsSlice()})

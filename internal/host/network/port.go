@@ -16,7 +16,7 @@ func makePort() error {
 	if err != nil {
 		return err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	err = control(f, func(fd int) error { return unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 1) })
 	if err != nil {
 		return fmt.Errorf("keep tap %s: %w", portName, err)

@@ -36,12 +36,12 @@ type Stats struct {
 }
 
 // open attaches this process to an existing slot: its namespace and its DNS.
-func (m *Manager) open(n int) (*Slot, error) {
+func (m *Manager) open(ctx context.Context, n int) (*Slot, error) {
 	ns, err := openNamespace(m.host.namespacePath(n))
 	if err != nil {
 		return nil, err
 	}
-	dns, err := m.serveDNS(n, ns)
+	dns, err := m.serveDNS(ctx, n, ns)
 	if err != nil {
 		return nil, errors.Join(err, ns.close())
 	}
@@ -144,7 +144,7 @@ func (s *Slot) wrap(err error, op string) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, os.ErrClosed) && s.isDetached():
+	case s.isDetached():
 		return fault.New(fault.FailedPrecondition, op, s.object(), "it was released")
 	case isUnreachable(err):
 		return &fault.Error{Kind: fault.Unavailable, Op: op, Object: s.object(), Err: err}

@@ -31,10 +31,10 @@ func writeSlotRules(denied []netip.Prefix, hostAddrs []netip.Prefix) error {
 		return err
 	}
 	r.conn.AddTable(r.table)
-	if _, err := r.addrSet(setDenied, denied); err != nil {
+	if _, err := r.addrSet(1, setDenied, denied); err != nil {
 		return err
 	}
-	if _, err := r.addrSet(setHost, hostAddrs); err != nil {
+	if _, err := r.addrSet(2, setHost, hostAddrs); err != nil {
 		return err
 	}
 	for _, name := range []string{egress, ingress, dnsChain} {

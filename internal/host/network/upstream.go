@@ -72,7 +72,7 @@ func (u *upstream) exchange(ctx context.Context, network, server string, q dns.Q
 		return nil, err
 	}
 	conn := &dns.Conn{Conn: raw, UDPSize: dns.DefaultMsgSize}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	stop := context.AfterFunc(ctx, func() { _ = raw.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	msg := new(dns.Msg)
@@ -112,7 +112,7 @@ func (u *upstream) dial(ctx context.Context, network, server string) (net.Conn, 
 	}
 	var conn net.Conn
 	err := u.ns.do(func() (err error) { // connecting a UDP socket does not wait
-		conn, err = net.Dial(network, server)
+		conn, err = new(net.Dialer).DialContext(ctx, network, server)
 		return err
 	})
 	return conn, err

@@ -67,16 +67,10 @@ func newWorld(t *testing.T) *world {
 }
 
 // newNS makes a namespace without a name; it ends with the test.
-func newNS(t *testing.T) *namespace {
+func newNS(t testing.TB) *namespace {
 	t.Helper()
-	ns := &namespace{}
-	require.NoError(t, onThread(func() (err error) {
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			return err
-		}
-		ns.file, err = os.Open(threadNS)
-		return err
-	}))
+	ns, err := anonymousNS()
+	require.NoError(t, err)
 	t.Cleanup(func() { _ = ns.close() })
 	in(t, ns, func() error {
 		lo, err := netlink.LinkByName("lo")
@@ -88,7 +82,19 @@ func newNS(t *testing.T) *namespace {
 	return ns
 }
 
-func in(t *testing.T, ns *namespace, f func() error) {
+func anonymousNS() (*namespace, error) {
+	ns := &namespace{}
+	err := onThread(func() (err error) {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return err
+		}
+		ns.file, err = os.Open(threadNS)
+		return err
+	})
+	return ns, err
+}
+
+func in(t testing.TB, ns *namespace, f func() error) {
 	t.Helper()
 	require.NoError(t, ns.do(f))
 }
@@ -119,6 +125,10 @@ func (w *world) connect() {
 		return answerEverywhere()
 	})
 	in(w.t, w.host, func() error {
+		// A new namespace begins with the machine's own setting.
+		if err := writeSysctl("ipv4/ip_forward", "0"); err != nil {
+			return err
+		}
 		if err := giveAddrs("lan0", hostPrivate+"/24"); err != nil {
 			return err
 		}
@@ -154,11 +164,11 @@ func giveAddrs(name string, addrs ...string) error {
 }
 
 // serveTCP greets with the address that was dialled, then echoes.
-func serveTCP(t *testing.T, ns *namespace, port int) {
+func serveTCP(t testing.TB, ns *namespace, port int) {
 	t.Helper()
 	var l net.Listener
 	in(t, ns, func() (err error) {
-		l, err = net.Listen("tcp4", ":"+strconv.Itoa(port))
+		l, err = new(net.ListenConfig).Listen(context.Background(), "tcp4", ":"+strconv.Itoa(port))
 		return err
 	})
 	ctx, cancel := context.WithCancel(context.Background())
@@ -178,9 +188,9 @@ func serveTCP(t *testing.T, ns *namespace, port int) {
 }
 
 func greet(c net.Conn) {
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	_ = c.SetDeadline(time.Now().Add(30 * time.Second))
-	fmt.Fprintf(c, "%s %s\n", c.LocalAddr(), c.RemoteAddr())
+	_, _ = fmt.Fprintf(c, "%s %s\n", c.LocalAddr(), c.RemoteAddr())
 	_, _ = io.Copy(c, c)
 }
 
@@ -188,7 +198,7 @@ func serveUDP(t *testing.T, ns *namespace, addr string) {
 	t.Helper()
 	var pc net.PacketConn
 	in(t, ns, func() (err error) {
-		pc, err = net.ListenPacket("udp4", net.JoinHostPort(addr, strconv.Itoa(udpPort)))
+		pc, err = new(net.ListenConfig).ListenPacket(context.Background(), "udp4", net.JoinHostPort(addr, strconv.Itoa(udpPort)))
 		return err
 	})
 	var done sync.WaitGroup
@@ -214,7 +224,7 @@ func dial(ns *namespace, addr string, port int) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	_ = c.SetDeadline(time.Now().Add(2 * time.Second))
 	buf := make([]byte, 128)
 	n, err := c.Read(buf)
@@ -225,13 +235,13 @@ func dial(ns *namespace, addr string, port int) (string, error) {
 func echoUDP(ns *namespace, addr string, port int, wait time.Duration) error {
 	var c net.Conn
 	err := ns.do(func() (err error) {
-		c, err = net.Dial("udp4", net.JoinHostPort(addr, strconv.Itoa(port)))
+		c, err = new(net.Dialer).DialContext(context.Background(), "udp4", net.JoinHostPort(addr, strconv.Itoa(port)))
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	_ = c.SetDeadline(time.Now().Add(wait))
 	if _, err := c.Write([]byte("ping")); err != nil {
 		return err
@@ -280,13 +290,15 @@ type guest struct {
 	out *os.File // the slot's side
 }
 
-func (w *world) guest(s *Slot) *guest {
-	w.t.Helper()
-	g := &guest{ns: newNS(w.t)}
+func (w *world) guest(s *Slot) *guest { return plugGuest(w.t, s) }
+
+func plugGuest(t testing.TB, s *Slot) *guest {
+	t.Helper()
+	g := &guest{ns: newNS(t)}
 	var err error
 	g.out, err = s.Tap()
-	require.NoError(w.t, err)
-	in(w.t, g.ns, func() (err error) {
+	require.NoError(t, err)
+	in(t, g.ns, func() (err error) {
 		if g.tap, err = openPort(); err != nil {
 			return err
 		}
@@ -305,15 +317,15 @@ func (w *world) guest(s *Slot) *guest {
 	var pumps sync.WaitGroup
 	pumps.Go(func() { pump(g.out, g.tap) })
 	pumps.Go(func() { pump(g.tap, g.out) })
-	w.t.Cleanup(func() { _, _ = g.out.Close(), g.tap.Close(); pumps.Wait() })
-	waitRunning(w.t, s.ns)
-	waitRunning(w.t, g.ns)
+	t.Cleanup(func() { _, _ = g.out.Close(), g.tap.Close(); pumps.Wait() })
+	waitRunning(t, s.ns)
+	waitRunning(t, g.ns)
 	return g
 }
 
 // waitRunning returns when the kernel has noticed that a tap is attached, which it does in a
 // worker of its own; before that it drops packets.
-func waitRunning(t *testing.T, ns *namespace) {
+func waitRunning(t testing.TB, ns *namespace) {
 	t.Helper()
 	require.Eventually(t, func() bool {
 		running := false
@@ -424,10 +436,10 @@ func serveZone(t *testing.T, ns *namespace) *zone {
 	var pc net.PacketConn
 	var l net.Listener
 	in(t, ns, func() (err error) {
-		if pc, err = net.ListenPacket("udp4", router+":53"); err != nil {
+		if pc, err = new(net.ListenConfig).ListenPacket(context.Background(), "udp4", router+":53"); err != nil {
 			return err
 		}
-		l, err = net.Listen("tcp4", router+":53")
+		l, err = new(net.ListenConfig).Listen(context.Background(), "tcp4", router+":53")
 		return err
 	})
 	for _, s := range []*dns.Server{{PacketConn: pc, Handler: z}, {Listener: l, Handler: z}} {
@@ -479,14 +491,14 @@ func (g *guest) ask(network, name string, qtype uint16) (*dns.Msg, error) {
 	q := new(dns.Msg).SetQuestion(name, qtype)
 	var c net.Conn
 	err := g.ns.do(func() (err error) {
-		c, err = net.DialTimeout(network, DNSAddr.String()+":53", 2*time.Second)
+		c, err = (&net.Dialer{Timeout: 2 * time.Second}).DialContext(context.Background(), network, DNSAddr.String()+":53")
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
 	conn := &dns.Conn{Conn: c}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
 	if err := conn.WriteMsg(q); err != nil {
 		return nil, err
