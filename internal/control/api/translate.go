@@ -1,0 +1,116 @@
+package api
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/roosthq/roost/api/gen/filesystem"
+	hostv1 "github.com/roosthq/roost/api/gen/roost/host/v1"
+	v1 "github.com/roosthq/roost/api/gen/v1"
+	"github.com/roosthq/roost/internal/control/store"
+)
+
+// or is a parameter's value or its default.
+func or[T any](p *T, fallback T) T {
+	if p == nil {
+		return fallback
+	}
+	return *p
+}
+
+// optional is a pointer, nil for the zero value.
+func optional[T comparable](v T) *T {
+	var zero T
+	if v == zero {
+		return nil
+	}
+	return &v
+}
+
+func optionalTime(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}
+
+func sandboxOf(row *store.Sandbox) v1.Sandbox {
+	out := v1.Sandbox{
+		Id: row.ID, State: v1.SandboxState(row.State), Reason: optional(row.Reason),
+		Template: row.Template, Vcpus: row.VCPUs, MemoryMb: row.MemoryMB, DiskSizeMb: row.DiskSizeMB,
+		IdleTimeoutS: row.IdleTimeoutS, Isolation: row.Isolation, Runtime: row.Runtime,
+		Generation: row.Generation, CreatedAt: row.CreatedAt.Time(), ActiveAt: optionalTime(row.ActiveAt.Time()),
+		DiskUsedBytes: &row.DiskUsedBytes, MemoryUsedBytes: &row.MemoryUsedBytes,
+	}
+	if len(row.Metadata) > 0 {
+		out.Metadata = &row.Metadata
+	}
+	if len(row.Phases) > 0 {
+		phases := make([]v1.Phase, len(row.Phases))
+		for i, p := range row.Phases {
+			phases[i] = v1.Phase{Name: p.Name, Ms: float64(p.Microseconds) / 1000}
+		}
+		out.Phases = &phases
+	}
+	return out
+}
+
+var entryTypes = map[filesystem.FileType]v1.EntryType{
+	filesystem.FileType_FILE_TYPE_FILE:      v1.File,
+	filesystem.FileType_FILE_TYPE_DIRECTORY: v1.Directory,
+	filesystem.FileType_FILE_TYPE_SYMLINK:   v1.Symlink,
+}
+
+func entryOf(e *filesystem.EntryInfo) v1.Entry {
+	out := v1.Entry{
+		Name: e.GetName(), Path: e.GetPath(), Type: v1.Other, Size: e.GetSize(),
+		Mode: fmt.Sprintf("%04o", e.GetMode()), Owner: optional(e.GetOwner()), Group: optional(e.GetGroup()),
+		SymlinkTarget: e.SymlinkTarget,
+	}
+	if t, known := entryTypes[e.GetType()]; known {
+		out.Type = t
+	}
+	if e.SymlinkTarget != nil {
+		out.Type = v1.Symlink // the guest reports the target's type, as envd does
+	}
+	if e.GetModifiedTime().IsValid() {
+		at := e.GetModifiedTime().AsTime()
+		out.ModifiedAt = &at
+	}
+	return out
+}
+
+func templateOf(t *hostv1.Template) v1.Template {
+	out := v1.Template{Name: t.GetName(), Type: v1.Base, Digest: t.GetDigest(), SizeBytes: t.GetSizeBytes()}
+	if t.GetCreatedAt().IsValid() {
+		at := t.GetCreatedAt().AsTime()
+		out.CreatedAt = &at
+	}
+	warm := make([]struct {
+		MemoryMb int `json:"memory_mb"`
+		Vcpus    int `json:"vcpus"`
+	}, len(t.GetWarm()))
+	for i, w := range t.GetWarm() {
+		warm[i].MemoryMb, warm[i].Vcpus = int(w.GetMemoryMb()), int(w.GetVcpus())
+	}
+	out.WarmSizes = &warm
+	return out
+}
+
+func keyOf(k *store.APIKey) v1.APIKey {
+	return v1.APIKey{Id: k.ID, Name: k.Name, Prefix: k.Prefix, CreatedAt: k.CreatedAt.Time(),
+		LastUsedAt: optionalTime(k.LastUsedAt.Time())}
+}
+
+func hostOf(h *hostv1.GetHostResponse) v1.Host {
+	cores, mem := int(h.GetCpuCores()), int64(h.GetMemoryBytes())
+	disk, free := int64(h.GetDiskBytes()), int64(h.GetDiskFreeBytes())
+	out := v1.Host{Hostname: h.GetHostname(), Version: h.GetVersion(), Runtime: h.GetRuntime(),
+		Isolation: h.GetIsolation(), CpuCores: &cores, MemoryBytes: &mem, DiskBytes: &disk,
+		DiskFreeBytes: &free, Checks: make([]v1.Check, len(h.GetChecks()))}
+	for i, c := range h.GetChecks() {
+		out.Checks[i] = v1.Check{Name: c.GetName(), Status: v1.CheckStatus(c.GetStatus()),
+			Detail: c.GetDetail(), Hint: optional(c.GetHint())}
+	}
+	return out
+}
