@@ -41,50 +41,71 @@ type hostSide struct {
 
 // startHost brings one machine up: images, runtime, network, then the sandboxes that were
 // there, and at last the RPC.
-func startHost(ctx context.Context, opts upOptions, log *slog.Logger, tell teller) (_ *hostSide, err error) {
-	data := paths.Data(opts.data)
+func startHost(ctx context.Context, opts upOptions, log *slog.Logger, tell teller) (*hostSide, error) {
 	h := &hostSide{}
-	defer func() {
-		if err != nil {
-			h.Stop()
-		}
-	}()
-	if h.installation, err = installation.Open(data); err != nil {
+	err := h.assemble(ctx, opts, log, tell.progress)
+	if err == nil {
+		err = h.start(ctx, tell)
+	}
+	if err != nil {
+		h.Stop()
 		return nil, err
 	}
-	store, template, err := openImages(ctx, data, opts, log, tell)
+	return h, nil
+}
+
+// assemble makes the parts; none of them runs yet. Without report the base template must be
+// there already, or nothing can start.
+func (h *hostSide) assemble(ctx context.Context, opts upOptions, log *slog.Logger, report func(image.Progress)) (err error) {
+	data := paths.Data(opts.data)
+	if h.installation, err = installation.Open(data); err != nil {
+		return err
+	}
+	store, err := image.Open(data.Images(), log)
 	if err != nil {
-		return nil, err
+		return err
+	}
+	kernel := ""
+	if report != nil {
+		template, err := ensureBase(ctx, store, opts, report)
+		if err != nil {
+			return err
+		}
+		kernel = template.KernelPath()
 	}
 	driver, err := qemu.New(ctx, qemu.Options{
-		Accel: opts.accel, ProbeKernel: template.KernelPath(), ProbeUID: h.installation.UIDs.UID(0), Logger: log,
+		Accel: opts.accel, ProbeKernel: kernel, ProbeUID: h.installation.UIDs.UID(0), Logger: log,
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	h.runtime, h.why = microvm.New(driver, qcow2.New()), driver.AccelReason()
 	if h.network, err = network.New(network.Options{
 		Installation: h.installation.ID, StateDir: opts.data, PoolSize: opts.pool, Logger: log,
 		Resolvers: opts.resolvers,
 	}); err != nil {
-		return nil, err
+		return err
 	}
 	guest, err := guestFile(data)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	h.sandboxes = sandbox.New(sandbox.Config{
 		Data: data, Runtime: h.runtime, Network: h.network, Images: store, UIDs: h.installation.UIDs,
 		GuestPath: guest, GuestDigest: guestbin.Digest(), Logger: log,
 	})
 	h.agent = agent.NewServer(agent.Config{
-		Socket: data.AgentSocket(), Sandboxes: h.sandboxes, Images: store, Logger: log,
-		Host: agent.HostInfo{
-			Version: version, Data: opts.data, Runtime: h.runtime.Name(), Isolation: string(h.runtime.Isolation()),
-			Checks: append([]doctor.Check{h.choice}, doctor.Host(opts.data)...),
-		},
+		Socket: data.AgentSocket(), Sandboxes: h.sandboxes, Images: store, Host: h.describe(opts.data), Logger: log,
 	})
-	return h, h.start(ctx, tell)
+	return nil
+}
+
+// describe is what the host says of itself.
+func (h *hostSide) describe(data string) agent.HostInfo {
+	return agent.HostInfo{
+		Version: version, Data: data, Runtime: h.runtime.Name(), Isolation: string(h.runtime.Isolation()),
+		Checks: append([]doctor.Check{h.choice}, doctor.Host(data)...),
+	}
 }
 
 func (h *hostSide) start(ctx context.Context, tell teller) error {
@@ -126,18 +147,13 @@ func (h *hostSide) choice(context.Context) doctor.Finding {
 	return f
 }
 
-// openImages opens the store and builds the base template when it is missing or outdated.
-func openImages(ctx context.Context, data paths.Data, opts upOptions, log *slog.Logger, tell teller) (*image.Store, image.Template, error) {
-	store, err := image.Open(data.Images(), log)
-	if err != nil {
-		return nil, image.Template{}, err
-	}
+// ensureBase builds the base template when it is missing or its recipe has changed.
+func ensureBase(ctx context.Context, store *image.Store, opts upOptions, report func(image.Progress)) (image.Template, error) {
 	recipe, err := images.Recipe(baseTemplate)
 	if err != nil {
-		return nil, image.Template{}, err
+		return image.Template{}, err
 	}
-	template, err := store.Ensure(ctx, recipe, image.BuildOptions{CacheDir: opts.cache, Report: tell.progress})
-	return store, template, err
+	return store.Ensure(ctx, recipe, image.BuildOptions{CacheDir: opts.cache, Report: report})
 }
 
 // guestFile puts the embedded guest agent where the image builder can read it.

@@ -5,6 +5,8 @@ package main
 import (
 	"os"
 
+	"github.com/spf13/cobra"
+
 	"github.com/roosthq/roost/internal/cli"
 )
 
@@ -12,5 +14,9 @@ import (
 var version = "dev"
 
 func main() {
-	os.Exit(cli.Main(cli.Options{Version: version, LocalDoctor: localDoctor}, upCommand()))
+	opts := cli.Options{
+		Version: version, LocalDoctor: localDoctor,
+		TemplateCommands: []*cobra.Command{templateBuildCommand()},
+	}
+	os.Exit(cli.Main(opts, upCommand(), uninstallCommand()))
 }

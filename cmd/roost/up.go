@@ -52,7 +52,7 @@ it (Ctrl-C, SIGTERM, even kill -9) leaves sandboxes running; the next start adop
 	f := cmd.Flags()
 	f.StringVar(&opts.data, "data", dataDir(), "where everything is kept (ROOST_DATA)")
 	f.StringVar(&opts.listen, "listen", defaultListen, "address of the API")
-	f.StringVar(&opts.cache, "download-cache", "/var/cache/roost", "where template builds keep downloads")
+	f.StringVar(&opts.cache, "download-cache", downloadCache, "where template builds keep downloads")
 	f.StringVar(&opts.accel, "accel", os.Getenv("ROOST_ACCEL"), "how QEMU runs guests: auto, kvm or tcg (ROOST_ACCEL); auto boots a guest under KVM to see whether that works")
 	f.StringVar(&opts.logFile, "log-file", "", "write the log there instead of standard error")
 	f.StringVar(&opts.readyFile, "ready-file", "", "write the API's address there when it serves")

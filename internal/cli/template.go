@@ -1,0 +1,79 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	v1 "github.com/roosthq/roost/api/gen/v1"
+)
+
+func (a *app) templateCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "template",
+		Short:   "What sandboxes start from",
+		Example: "  roost template ls",
+	}
+	cmd.AddCommand(a.templateLsCommand())
+	cmd.AddCommand(a.opts.TemplateCommands...)
+	return group(cmd)
+}
+
+// group makes a bare group command a usage error instead of a silent help page with code 0.
+func group(cmd *cobra.Command) *cobra.Command {
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return usage(cmd, "unknown command %q", args[0])
+		}
+		return usage(cmd, "a command is missing")
+	}
+	return cmd
+}
+
+func (a *app) templateLsCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "ls",
+		Short: "List templates",
+		Long: `List templates. SIZE is real use on the host; WARM are the sizes (vCPUs x memory) that start by
+restoring memory, other sizes boot once.`,
+		Example: `  roost template ls
+  roost template ls --json | jq -r '.templates[].name'`,
+		Args: takes(),
+		RunE: a.run(func(ctx context.Context, c *client, _ []string) error {
+			list, err := answer[v1.TemplateList](c.api.ListTemplatesWithResponse(ctx))
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return printJSON(os.Stdout, list)
+			}
+			return templateTable(list.Templates)
+		}),
+	}
+}
+
+func templateTable(templates []v1.Template) error {
+	t := newTable(os.Stdout, "NAME", "TYPE", "SIZE", "AGE", "WARM", "DIGEST")
+	for _, m := range templates {
+		made := "-"
+		if m.CreatedAt != nil {
+			made = age(*m.CreatedAt)
+		}
+		t.row(m.Name, string(m.Type), size(m.SizeBytes), made, warmSizes(m), m.Digest)
+	}
+	return t.flush()
+}
+
+func warmSizes(m v1.Template) string {
+	if m.WarmSizes == nil || len(*m.WarmSizes) == 0 {
+		return "-"
+	}
+	var out []string
+	for _, s := range *m.WarmSizes {
+		out = append(out, fmt.Sprintf("%dx%s", s.Vcpus, strings.ReplaceAll(mib(s.MemoryMb), " ", "")))
+	}
+	return strings.Join(out, ",")
+}
