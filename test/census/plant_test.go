@@ -126,7 +126,7 @@ func run(t *testing.T, name string, args ...string) string {
 func sleeper(attr *syscall.SysProcAttr, name string, args ...string) func(t *testing.T) (string, func()) {
 	return func(t *testing.T) (string, func()) {
 		t.Helper()
-		cmd := exec.Command(name, args...) //nolint:noctx // ended by the undo step
+		cmd := exec.Command(name, args...)
 		cmd.SysProcAttr = attr
 		require.NoError(t, cmd.Start())
 		return fmt.Sprintf("pid %d,", cmd.Process.Pid), func() {
@@ -138,7 +138,7 @@ func sleeper(attr *syscall.SysProcAttr, name string, args ...string) func(t *tes
 
 func zombie(t *testing.T) (string, func()) {
 	t.Helper()
-	cmd := exec.Command("true") //nolint:noctx // ends by itself
+	cmd := exec.Command("true")
 	require.NoError(t, cmd.Start())
 	var info unix.Siginfo
 	require.NoError(t, unix.Waitid(unix.P_PID, cmd.Process.Pid, &info, unix.WEXITED|unix.WNOWAIT, nil))

@@ -72,7 +72,7 @@ func Capture(ctx context.Context, m Mapping, parent *Map, layer *os.File) (*Map,
 }
 
 type capture struct {
-	ctx    context.Context //nolint:containedctx // lives as long as the one call that made it
+	ctx    context.Context // of the one call that made it
 	p      *process
 	parent cursor
 	layer  *os.File

@@ -153,6 +153,27 @@ func TestMergeEightLayers(t *testing.T) {
 	require.NotContains(t, leftovers(t, s.dir), "tmp")
 }
 
+// QEMU asks for huge pages: a huge page of the template must not count as the VM's own, nor
+// may one written page make its neighbours so.
+func TestHugePagesStayTheTemplates(t *testing.T) {
+	t.Parallel()
+	tmpl := template(t, 4096)
+	v := startVMM(t, tmpl)
+	v.do("huge", 0, 4096, 0)
+	v.do("read", 0, 4096, 0)
+	v.do("fill", 5, 1, 1)
+	v.do("fill", 3000, 2, 1)
+	s := newSaved(t)
+	require.Equal(t, 3, s.capture(v).Private)
+	w := startVMM(t, tmpl)
+	w.do("huge", 0, 4096, 0)
+	s.apply(w)
+	w.sameAs(v.bytes())
+	used, err := Usage(w.m.PID, w.m.Addr, w.m.Bytes)
+	require.NoError(t, err)
+	require.Equal(t, int64(3*PageSize), used)
+}
+
 func TestScansAgree(t *testing.T) {
 	t.Parallel()
 	v := startVMM(t, template(t, 4096))

@@ -31,7 +31,7 @@ func startVMM(t testing.TB, template *os.File) *vmm {
 	t.Helper()
 	st, err := template.Stat()
 	require.NoError(t, err)
-	cmd := exec.Command(os.Args[0]) //nolint:noctx // ended by Cleanup
+	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), helperEnv+"=vmm")
 	cmd.ExtraFiles = []*os.File{template}
 	cmd.Stderr = os.Stderr

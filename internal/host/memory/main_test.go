@@ -52,6 +52,8 @@ func helper() {
 			}
 		case "discard":
 			exitOn(unix.Madvise(part, unix.MADV_DONTNEED))
+		case "huge":
+			exitOn(unix.Madvise(part, unix.MADV_HUGEPAGE))
 		case "pageout":
 			exitOn(unix.Madvise(part, unix.MADV_PAGEOUT))
 		}
