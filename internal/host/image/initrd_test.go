@@ -78,7 +78,7 @@ func TestInitrdHoldsGuestModulesAndBootConfig(t *testing.T) {
 		require.EqualValues(t, typeDir|0o755, got[dir].mode, dir)
 	}
 	require.EqualValues(t, typeReg|0o600, got["roost/boot.json"].mode)
-	require.JSONEq(t, `{"control_token":"secret","root_device":"/dev/vda","modules":["virtio","virtio_blk"],
+	require.JSONEq(t, `{"control_token":"secret","root_device":"/dev/vda","modules":["virtio.ko","virtio_blk.ko"],
 		"hostname":"roost","address":"192.0.2.2/30","gateway":"192.0.2.1","dns":"192.0.2.1",
 		"mac":"02:00:00:00:00:01","default_user":"user","envs":{}}`, got["roost/boot.json"].content)
 }

@@ -66,7 +66,7 @@ func loadModules() (rootDevice string, err error) {
 		return "", err
 	}
 	for _, name := range boot.Modules {
-		f, err := os.Open(filepath.Join("/roost/modules", name+".ko"))
+		f, err := os.Open(filepath.Join("/roost/modules", name))
 		if err != nil {
 			return "", err
 		}
