@@ -36,6 +36,11 @@ $(GUEST):
 $(BIN)/roost: $(GUEST)
 	@go build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/roost
 
+# A roost that tests can make fail or die at named points; never shipped.
+.PHONY: build-failpoints
+build-failpoints: $(GUEST)
+	@go build -trimpath -tags failpoints -ldflags '$(LDFLAGS)' -o $(OUT) ./cmd/roost
+
 .PHONY: tools
 tools: $(TOOLS)/.stamp ## build the pinned developer tools (once per tools/go.mod)
 $(TOOLS)/.stamp: tools/go.mod tools/go.sum

@@ -22,12 +22,11 @@ const templateMemory = "memory"
 
 // instance is one running VM with its disk and its share of the template's memory.
 type instance struct {
-	rt     *Runtime
-	vm     vmm.VM
-	live   disk.Live
-	vcpus  int
-	kernel string
-	ram    *ram
+	rt    *Runtime
+	vm    vmm.VM
+	live  disk.Live
+	vcpus int
+	ram   *ram
 	// template: ram is written by the VM itself and will be captured whole.
 	template bool
 	stop     sync.Once
@@ -38,7 +37,7 @@ var _ runtime.Instance = (*instance)(nil)
 
 func (in *instance) Record() (json.RawMessage, error) {
 	return json.Marshal(instanceRecord{
-		Handle: in.vm.Handle(), Live: in.live, MemoryBase: in.ram.base, VCPUs: in.vcpus, Kernel: in.kernel,
+		Handle: in.vm.Handle(), Live: in.live, MemoryBase: in.ram.base, VCPUs: in.vcpus,
 	})
 }
 
@@ -88,7 +87,7 @@ func (in *instance) Capture(ctx context.Context, dir string, opts runtime.Captur
 	var stats runtime.CaptureStats
 	rec := captureRecord{
 		Identity: in.rt.vmm.Identity(), VCPUs: in.vcpus, MemoryMB: in.vm.Handle().MemoryMB,
-		Kernel: in.kernel, State: filepath.Join(dir, paths.DeviceState),
+		State:      filepath.Join(dir, paths.DeviceState),
 		MemoryBase: in.ram.base, DiskBytes: in.live.SizeBytes,
 	}
 	saveDisk := func() (int64, error) {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 
 	"github.com/roosthq/roost/internal/fault"
@@ -60,7 +61,7 @@ func (r *Runtime) Boot(ctx context.Context, spec runtime.Spec, opts runtime.Boot
 	var undos undo.Stack
 	defer rollback(ctx, &undos, &err)
 	base := disk.Base{Path: spec.Template.Disk, SizeBytes: spec.Template.DiskBytes}
-	in := &instance{rt: r, vcpus: spec.Resources.VCPUs, kernel: spec.Template.Kernel, template: opts.Template}
+	in := &instance{rt: r, vcpus: spec.Resources.VCPUs, template: opts.Template}
 	if in.live, err = r.disk.Create(ctx, base, diskBytes(spec.Resources), spec.DiskDir, spec.DiskIndex); err != nil {
 		return nil, err
 	}
@@ -94,7 +95,9 @@ func (r *Runtime) Restore(ctx context.Context, spec runtime.Spec, from runtime.C
 	if err = checkIdentity(r.vmm.Identity(), rec.Identity); err != nil {
 		return nil, err
 	}
-	in := &instance{rt: r, vcpus: rec.VCPUs, kernel: rec.Kernel}
+	// Where images lie is the host's affair, not the capture's.
+	rec.Disk.Base.Path = spec.Template.Disk
+	in := &instance{rt: r, vcpus: rec.VCPUs}
 	spec.Resources.VCPUs, spec.Resources.MemoryMB = rec.VCPUs, rec.MemoryMB
 	if in.live, err = r.disk.Open(ctx, rec.Disk, max(diskBytes(spec.Resources), rec.DiskBytes), spec.DiskDir, spec.DiskIndex); err != nil {
 		return nil, err
@@ -145,7 +148,7 @@ func (r *Runtime) config(ctx context.Context, spec runtime.Spec, in *instance) (
 	return vmm.Config{
 		ID: spec.ID, Dir: spec.RunDir,
 		VCPUs: spec.Resources.VCPUs, MemoryMB: spec.Resources.MemoryMB,
-		Kernel: in.kernel, Initrd: spec.Initrd,
+		Kernel: spec.Template.Kernel, Initrd: spec.Initrd,
 		Drive: drive(att), Tap: spec.Port.Tap, MAC: spec.Port.MAC,
 		Memory: vmm.Memory{File: in.ram.file},
 		UID:    spec.UID, GID: spec.UID,
@@ -162,7 +165,7 @@ func (r *Runtime) Adopt(ctx context.Context, _ runtime.Spec, record json.RawMess
 	if err != nil {
 		return nil, err
 	}
-	in := &instance{rt: r, vm: vm, live: rec.Live, vcpus: rec.VCPUs, kernel: rec.Kernel}
+	in := &instance{rt: r, vm: vm, live: rec.Live, vcpus: rec.VCPUs}
 	if in.ram, err = r.takeBack(ctx, vm, rec); err != nil {
 		vm.Detach()
 		return nil, err
@@ -203,8 +206,13 @@ func (r *Runtime) Compact(ctx context.Context, spec runtime.Spec, c runtime.Capt
 	for shared < len(rec.Disk.Layers) && filepath.Dir(rec.Disk.Layers[shared].Path) != spec.DiskDir {
 		shared++
 	}
+	rec.Disk.Base.Path = spec.Template.Disk
 	below := disk.Stack{Base: rec.Disk.Base, Layers: rec.Disk.Layers[:shared]}
 	dst := filepath.Join(spec.DiskDir, fmt.Sprintf("merged-%d", spec.DiskIndex))
+	// One that a crash left unpublished is nobody's.
+	if err := os.Remove(dst); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, false, fault.Wrap(err, "replace", dst)
+	}
 	merged, err := r.disk.Merge(ctx, below, rec.Disk.Layers[shared:], dst)
 	if err != nil {
 		return nil, false, err

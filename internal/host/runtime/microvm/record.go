@@ -18,7 +18,6 @@ type captureRecord struct {
 	Identity vmm.Identity `json:"identity"`
 	VCPUs    int          `json:"vcpus"`
 	MemoryMB int          `json:"memory_mb"`
-	Kernel   string       `json:"kernel"`
 	State    string       `json:"state"`
 	// StateSum is the state file's checksum, verified before a guest runs.
 	StateSum string `json:"state_sum"`
@@ -37,7 +36,6 @@ type instanceRecord struct {
 	Live       disk.Live  `json:"live"`
 	MemoryBase string     `json:"memory_base,omitempty"`
 	VCPUs      int        `json:"vcpus"`
-	Kernel     string     `json:"kernel"`
 }
 
 // parseCapture reads a record and makes its paths absolute.
