@@ -12,10 +12,7 @@ import (
 	"github.com/roosthq/roost/internal/fault"
 )
 
-type stat struct {
-	state     byte
-	startTime uint64
-}
+type stat struct{ startTime uint64 }
 
 // readStat reads /proc/PID/stat. The command in it may hold spaces and brackets, so fields
 // are counted from the last bracket.
@@ -33,7 +30,7 @@ func readStat(pid int) (stat, error) {
 	if err != nil {
 		return stat{}, fmt.Errorf("/proc/%d/stat: %w", pid, err)
 	}
-	return stat{state: fields[0][0], startTime: start}, nil
+	return stat{startTime: start}, nil
 }
 
 // UID is the user that the process runs under now.

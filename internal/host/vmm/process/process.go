@@ -61,7 +61,7 @@ func Open(pid int, startTime uint64) (*Process, error) {
 		_ = unix.Close(fd)
 		return nil, err
 	}
-	if p.StartTime != startTime {
+	if p.StartTime != startTime || readable(fd) {
 		_ = p.pidfd.Close()
 		return nil, gone(pid)
 	}
@@ -73,11 +73,11 @@ func gone(pid int) error {
 	return fault.New(fault.NotFound, "open", fmt.Sprintf("process %d", pid), "it is gone")
 }
 
-// take makes a Process of a pidfd. The stat file is read after the pidfd was opened, so a
+// take makes a Process of a pidfd; a child may have ended already. The stat file is read after the pidfd was opened, so a
 // matching start time proves that both mean the same process.
 func take(pid, pidfd int) (*Process, error) {
 	st, err := readStat(pid)
-	if err != nil || st.state == 'Z' || st.state == 'X' {
+	if err != nil {
 		return nil, gone(pid)
 	}
 	if err := unix.SetNonblock(pidfd, true); err != nil {
@@ -104,7 +104,7 @@ func (p *Process) Status() Status {
 // Kill sends SIGKILL and waits for the end.
 func (p *Process) Kill(ctx context.Context) error {
 	err := p.control(func(fd int) error { return unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) })
-	if err != nil && !errors.Is(err, unix.ESRCH) && !errors.Is(err, os.ErrClosed) {
+	if err != nil && !errors.Is(err, unix.ESRCH) && !p.ended() {
 		return fault.Wrap(err, "kill", fmt.Sprintf("process %d", p.PID))
 	}
 	select {
@@ -112,6 +112,15 @@ func (p *Process) Kill(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 		return fault.Wrap(ctx.Err(), "wait for", fmt.Sprintf("process %d", p.PID))
+	}
+}
+
+func (p *Process) ended() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
 	}
 }
 

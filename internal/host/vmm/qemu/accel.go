@@ -80,6 +80,12 @@ func hostCPU() string {
 	return hex.EncodeToString(h.Sum(nil)[:8])
 }
 
+// kvmAllowed tells whether a process that is not root can open /dev/kvm, by its group or at all.
+func kvmAllowed() bool {
+	info, err := os.Stat(kvmDevice)
+	return err == nil && (info.Mode().Perm()&0o006 == 0o006 || info.Mode().Perm()&0o060 == 0o060 && len(kvmGroups()) > 0)
+}
+
 // kvmGroups is the group of /dev/kvm unless everybody may open it.
 func kvmGroups() []int {
 	info, err := os.Stat(kvmDevice)

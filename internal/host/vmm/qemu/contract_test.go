@@ -1,6 +1,7 @@
 package qemu_test
 
 import (
+	"context"
 	"log/slog"
 	"testing"
 
@@ -11,8 +12,18 @@ import (
 	"github.com/roosthq/roost/internal/host/vmm/vmmtest"
 )
 
+func TestMain(m *testing.M) {
+	vmmtest.Main(m, func(ctx context.Context) (vmm.Driver, error) {
+		return qemu.New(ctx, qemu.Options{Accel: qemu.AccelTCG})
+	})
+}
+
 func TestContract(t *testing.T) {
 	vmmtest.Run(t, func(t testing.TB) vmm.Driver { return newDriver(t) }, vmmtest.Build(t))
+}
+
+func BenchmarkRestore(b *testing.B) {
+	vmmtest.BenchmarkRestore(b, newDriver(b), vmmtest.Build(b))
 }
 
 func newDriver(t testing.TB) *qemu.Driver {
@@ -20,10 +31,6 @@ func newDriver(t testing.TB) *qemu.Driver {
 	d, err := qemu.New(t.Context(), qemu.Options{Accel: qemu.AccelTCG, Logger: logTo(t)})
 	require.NoError(t, err)
 	return d
-}
-
-func BenchmarkRestore(b *testing.B) {
-	vmmtest.BenchmarkRestore(b, newDriver(b), vmmtest.Build(b))
 }
 
 func logTo(t testing.TB) *slog.Logger {

@@ -56,23 +56,27 @@ func probeOnce(ctx context.Context, binary string, o Options) ProbeResult {
 // Probe boots o's probe kernel under KVM and waits until it prints. Opening /dev/kvm proves
 // nothing: there are hosts where every ioctl answers and firmware runs, and no kernel does.
 func Probe(ctx context.Context, binary string, o Options) ProbeResult {
-	if f, err := os.OpenFile(kvmDevice, os.O_RDWR, 0); err != nil {
+	f, err := os.OpenFile(kvmDevice, os.O_RDWR, 0)
+	if err != nil {
 		return ProbeResult{Reason: "no KVM: " + err.Error()}
-	} else {
-		_ = f.Close()
+	}
+	_ = f.Close()
+	if !kvmAllowed() {
+		return ProbeResult{Reason: "KVM not usable: " + kvmDevice + " is root's alone, and a VM runs as another user" +
+			" (chgrp kvm " + kvmDevice + " && chmod 660 " + kvmDevice + ")"}
 	}
 	if o.ProbeKernel == "" {
 		return ProbeResult{Reason: "KVM not tried: no kernel to boot"}
 	}
 	ctx, cancel := context.WithTimeout(ctx, probeTime)
 	defer cancel()
-	if err := runProbe(ctx, binary, o); err != nil {
+	if err := runProbe(ctx, binary, kvmAccelerator("probe"), o); err != nil {
 		return ProbeResult{Reason: "KVM does not run a guest: " + err.Error()}
 	}
 	return ProbeResult{Works: true, Reason: "a guest booted under KVM"}
 }
 
-func runProbe(ctx context.Context, binary string, o Options) (err error) {
+func runProbe(ctx context.Context, binary string, accel accelerator, o Options) (err error) {
 	var steps undo.Stack
 	defer func() { err = errors.Join(err, steps.Rollback(ctx)) }()
 	cfg, err := probeConfig(o, &steps)
@@ -83,7 +87,7 @@ func runProbe(ctx context.Context, binary string, o Options) (err error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	d := &Driver{binary: binary, accel: kvmAccelerator("probe"), log: log}
+	d := &Driver{binary: binary, accel: accel, log: log}
 	booted, err := d.Boot(ctx, cfg)
 	if err != nil {
 		return err

@@ -3,6 +3,8 @@ package vmmtest
 import (
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -38,19 +40,18 @@ func (s *suite) testBoot(t *testing.T) {
 
 // spin keeps n threads busy until the test ends.
 func spin(t testing.TB, n int) {
-	stop := make(chan struct{})
-	t.Cleanup(func() { close(stop) })
+	var stop atomic.Bool
+	var spinning sync.WaitGroup
 	for range n {
-		go func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
+		spinning.Go(func() {
+			for !stop.Load() {
 			}
-		}()
+		})
 	}
+	t.Cleanup(func() {
+		stop.Store(true)
+		spinning.Wait()
+	})
 }
 
 func checkHandle(t testing.TB, vm vmm.VM, m *machine) {
@@ -103,7 +104,7 @@ func (s *suite) testConsole(t *testing.T) {
 	vm := s.boot(t, m)
 	g := m.reach(t)
 	line := strings.Repeat("x", 1000)
-	require.Equal(t, "ok", g.ask(t, "print 1300 "+line))
+	require.Equal(t, "ok", g.ask(t, "print 700 "+line))
 	require.Equal(t, "ok", g.ask(t, "print 1 last-line"))
 	require.Eventually(t, func() bool {
 		text, err := vm.Console()

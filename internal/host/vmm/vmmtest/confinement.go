@@ -135,8 +135,8 @@ func checkUnprivileged(t testing.TB, memfd *os.File, uid int) {
 // logMemory logs what the VMM has for itself, for the record.
 func logMemory(t testing.TB, pid int) {
 	t.Helper()
-	private, pss := privateMemory(t, pid)
-	t.Logf("memory of the VMM, the guest's own pages included: private %d KiB, pss %d KiB", private, pss)
+	m := memoryOf(t, pid)
+	t.Logf("memory of the VMM, MiB: anonymous %.1f, pss %.1f", m["Anonymous:"], m["Pss:"])
 }
 
 // testRefused: a bad config is refused, typed, without an effect.

@@ -61,14 +61,14 @@ func awaitExit(t testing.TB, vm vmm.VM) {
 
 // testGuestEnds: the reason tells what the guest did.
 func (s *suite) testGuestEnds(t *testing.T) {
+	tpl := s.newTemplate(t, func(*guest) {})
 	for _, c := range []struct{ command, reason string }{
 		{"panic", "guest panicked: sysrq triggered crash"},
 		{"poweroff", "guest shut down"},
 		{"reboot", "guest rebooted"},
 	} {
-		m := s.newMachine(t)
-		vm := s.boot(t, m)
-		m.reach(t).tell(t, c.command)
+		vm, g := s.restore(t, tpl, s.copyOf(t, tpl, diskMB))
+		g.tell(t, c.command)
 		select {
 		case <-vm.Exited():
 		case <-time.After(answerTime):

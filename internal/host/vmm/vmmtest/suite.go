@@ -39,6 +39,7 @@ func Run(t *testing.T, newDriver func(t testing.TB) vmm.Driver, fixtures Fixture
 		"ExitFromOutside":  s.testExit,
 		"GuestEnds":        s.testGuestEnds,
 		"Detach":           s.testDetach,
+		"AgentDies":        s.testAgentDies,
 		"AdoptRefused":     s.testAdoptRefused,
 		"Confinement":      s.testConfinement,
 		"RefusedConfigs":   s.testRefused,

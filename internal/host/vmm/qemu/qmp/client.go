@@ -151,6 +151,9 @@ func (c *Client) send(ctx context.Context, cmd command, files []*os.File) error 
 	deadline, _ := ctx.Deadline()
 	_ = c.conn.SetWriteDeadline(deadline)
 	_, _, err = c.conn.WriteMsgUnix(append(raw, '\n'), rights, nil)
+	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		return fault.New(fault.Unavailable, "", "", err.Error())
+	}
 	return err
 }
 

@@ -17,14 +17,13 @@ import (
 
 func main() {
 	debug.SetGCPercent(400)
-	if err := run(); err != nil {
-		fmt.Fprintln(console, "init failed:", err)
-		_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
-	}
+	fmt.Fprintln(console, "init failed:", run())
+	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 }
 
 var console = os.Stderr
 
+// run returns when the guest cannot go on.
 func run() error {
 	if err := setUp(); err != nil {
 		return err
