@@ -50,7 +50,7 @@ type Agent struct {
 }
 
 // New serves an agent until the test ends.
-func New(t *testing.T) *Agent {
+func New(t testing.TB) *Agent {
 	t.Helper()
 	a := &Agent{
 		Guest: newGuest(t), calls: map[string]int{}, effects: map[string]int{},
@@ -68,7 +68,7 @@ func New(t *testing.T) *Agent {
 }
 
 // Listen serves on the socket, again after Unlisten.
-func (a *Agent) Listen(t *testing.T) {
+func (a *Agent) Listen(t testing.TB) {
 	t.Helper()
 	l, err := net.Listen("unix", a.socket)
 	require.NoError(t, err)

@@ -46,7 +46,7 @@ type running struct {
 	size   *process.PTY_Size
 }
 
-func newGuest(t *testing.T) *Guest {
+func newGuest(t testing.TB) *Guest {
 	g := &Guest{Root: t.TempDir(), mux: http.NewServeMux(), running: map[uint32]*running{}}
 	g.mux.Handle(processconnect.NewProcessHandler(g))
 	g.mux.Handle(filesystemconnect.NewFilesystemHandler(g))

@@ -9,7 +9,6 @@ import (
 
 	v1 "github.com/roosthq/roost/api/gen/v1"
 	"github.com/roosthq/roost/internal/control/sandbox"
-	"github.com/roosthq/roost/internal/control/store"
 )
 
 const (
@@ -49,7 +48,7 @@ func specOf(b *v1.CreateSandbox) sandbox.Spec {
 }
 
 type created struct {
-	row *store.Sandbox
+	row *sandbox.Sandbox
 	err error
 }
 

@@ -123,11 +123,23 @@ func (s *session) readClient() {
 			err = s.command(data)
 		}
 		if err != nil {
-			s.refuse(err)
-			s.cancel(err)
+			s.expel(err)
 			return
 		}
 	}
+}
+
+// expel ends the session of a client that does not keep to the protocol. The process is
+// told before the closing handshake, which may take its time.
+func (s *session) expel(err error) {
+	if s.ctx.Err() != nil {
+		return
+	}
+	p := problem(err)
+	s.send(serverMessage{Error: &p})
+	s.hangUp()
+	_ = s.conn.Close(websocket.StatusNormalClosure, "")
+	s.cancel(errExpelled)
 }
 
 // take queues input.

@@ -13,7 +13,7 @@ import (
 
 	"github.com/go-chi/chi/v5/middleware"
 
-	"github.com/roosthq/roost/internal/control/store"
+	"github.com/roosthq/roost/internal/control/apikey"
 	"github.com/roosthq/roost/internal/fault"
 )
 
@@ -98,8 +98,8 @@ func secretOf(r *http.Request) string {
 }
 
 // apiKey is the key that a request came with.
-func apiKey(ctx context.Context) *store.APIKey {
-	key, _ := ctx.Value(keyOfAPIKey).(*store.APIKey)
+func apiKey(ctx context.Context) *apikey.Key {
+	key, _ := ctx.Value(keyOfAPIKey).(*apikey.Key)
 	return key
 }
 

@@ -7,7 +7,7 @@ import (
 	"strconv"
 
 	v1 "github.com/roosthq/roost/api/gen/v1"
-	"github.com/roosthq/roost/internal/control/store"
+	"github.com/roosthq/roost/internal/control/sandbox"
 	"github.com/roosthq/roost/internal/fault"
 )
 
@@ -20,7 +20,7 @@ func (a *API) ListSandboxes(ctx context.Context, r v1.ListSandboxesRequestObject
 		return nil, fault.New(fault.Invalid, "", "", fmt.Sprintf("state is %.32q: "+
 			"must be creating, running, pausing, paused, resuming, failed, deleting or deleted", state))
 	}
-	rows, next, err := a.sandboxes.List(ctx, store.State(state), or(r.Params.Limit, defaultPage), or(r.Params.Cursor, ""))
+	rows, next, err := a.sandboxes.List(ctx, sandbox.State(state), or(r.Params.Limit, defaultPage), or(r.Params.Cursor, ""))
 	if err != nil {
 		return nil, err
 	}

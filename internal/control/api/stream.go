@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"sync/atomic"
 	"time"
@@ -62,6 +63,7 @@ var (
 	errStopping = fault.New(fault.Unavailable, "", "", "the control plane is stopping").
 			WithHint("connect to the process again in a moment")
 	errDetached = fault.New(fault.Canceled, "", "", "the client detached")
+	errExpelled = fault.New(fault.Invalid, "", "", "the client did not keep to the protocol")
 	errBroken   = fault.New(fault.Canceled, "", "", "the client's connection broke")
 )
 
@@ -75,6 +77,7 @@ type session struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	proc   *guestproxy.Process
+	owned  bool // this session started proc
 	// input is nil for the end of input.
 	input chan []byte
 	// stopping says that the connection's end is the control plane's doing.
@@ -101,14 +104,14 @@ func (s *session) serve() {
 	defer s.proc.Close()
 	stop := context.AfterFunc(s.ctx, s.proc.Close)
 	defer stop()
-	pid := int(s.proc.PID)
-	s.send(serverMessage{Started: &started{pid}})
+	s.owned = first.Connect == nil
+	s.send(serverMessage{Started: &started{int(s.proc.PID)}})
 
 	done := make(chan struct{}, 3)
 	for _, f := range []func(){s.readClient, s.feed, s.ping} {
 		go func() { defer func() { done <- struct{}{} }(); f() }()
 	}
-	if !s.output() && first.Connect == nil {
+	if !s.output() {
 		s.leave()
 	}
 	s.cancel(nil)
@@ -158,8 +161,18 @@ func (s *session) output() (ended bool) {
 // leave tells the process that its terminal went away, unless the client detached in form
 // or the control plane stops.
 func (s *session) leave() {
-	switch context.Cause(s.ctx) {
-	case errDetached, errStopping:
+	cause := context.Cause(s.ctx)
+	for _, quiet := range []error{errDetached, errStopping, errExpelled} {
+		if errors.Is(cause, quiet) {
+			return
+		}
+	}
+	s.hangUp()
+}
+
+// hangUp is a terminal that goes away, for a process that this session started.
+func (s *session) hangUp() {
+	if !s.owned {
 		return
 	}
 	if err := s.proc.HangUp(s.ctx); err != nil {

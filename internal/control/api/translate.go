@@ -7,7 +7,8 @@ import (
 	"github.com/roosthq/roost/api/gen/filesystem"
 	hostv1 "github.com/roosthq/roost/api/gen/roost/host/v1"
 	v1 "github.com/roosthq/roost/api/gen/v1"
-	"github.com/roosthq/roost/internal/control/store"
+	"github.com/roosthq/roost/internal/control/apikey"
+	"github.com/roosthq/roost/internal/control/sandbox"
 )
 
 // or is a parameter's value or its default.
@@ -34,7 +35,7 @@ func optionalTime(t time.Time) *time.Time {
 	return &t
 }
 
-func sandboxOf(row *store.Sandbox) v1.Sandbox {
+func sandboxOf(row *sandbox.Sandbox) v1.Sandbox {
 	out := v1.Sandbox{
 		Id: row.ID, State: v1.SandboxState(row.State), Reason: optional(row.Reason),
 		Template: row.Template, Vcpus: row.VCPUs, MemoryMb: row.MemoryMB, DiskSizeMb: row.DiskSizeMB,
@@ -97,7 +98,7 @@ func templateOf(t *hostv1.Template) v1.Template {
 	return out
 }
 
-func keyOf(k *store.APIKey) v1.APIKey {
+func keyOf(k *apikey.Key) v1.APIKey {
 	return v1.APIKey{Id: k.ID, Name: k.Name, Prefix: k.Prefix, CreatedAt: k.CreatedAt.Time(),
 		LastUsedAt: optionalTime(k.LastUsedAt.Time())}
 }

@@ -31,6 +31,9 @@ const (
 
 var secretShape = regexp.MustCompile(`^roost_[0-9a-f]{40}$`)
 
+// Key is a row, as the service gives it to handlers.
+type Key = store.APIKey
+
 // Service makes, lists, revokes and checks keys.
 type Service struct {
 	store *store.Store

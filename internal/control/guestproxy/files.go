@@ -90,7 +90,7 @@ func (g *Guest) WriteArchive(ctx context.Context, path string, body io.Reader) e
 }
 
 func (g *Guest) get(ctx context.Context, route, path, op string) (*Body, error) {
-	resp, err := g.send(ctx, http.MethodGet, route, path, op, url.Values{}, nil)
+	resp, err := g.send(ctx, http.MethodGet, route, path, op, url.Values{}, nil) //nolint:bodyclose // the caller gets the body
 	if err != nil {
 		return nil, err
 	}

@@ -88,7 +88,7 @@ func (g *Guest) Start(ctx context.Context, c Command) (*Process, error) {
 	defer limit.Stop()
 	a := <-started
 	if a.p != nil {
-		a.p.Kill(ctx)
+		_ = a.p.Kill(ctx) // nobody is left to tell
 		a.p.Close()
 	}
 	return nil, fault.Wrap(ctx.Err(), "start", c.Cmd[0])

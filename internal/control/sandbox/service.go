@@ -26,6 +26,12 @@ const (
 	KeepDeleted = 24 * time.Hour
 )
 
+// Sandbox is a row, as the service gives it to handlers.
+type Sandbox = store.Sandbox
+
+// State of a sandbox; doc.go has the diagram.
+type State = store.State
+
 // Config is what a Service works with.
 type Config struct {
 	Store     *store.Store
