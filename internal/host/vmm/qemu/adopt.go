@@ -21,6 +21,8 @@ func (d *Driver) Adopt(ctx context.Context, h vmm.Handle) (vmm.VM, error) {
 		return nil, fault.Wrap(err, "adopt", "vm")
 	}
 	vm := newVM(d.log, proc, nil, h)
+	// A switch of the paused VM may have been the last that the other agent did.
+	vm.writersLeft.Store(true)
 	if err := vm.recognise(); err != nil {
 		proc.Release()
 		return nil, err

@@ -29,7 +29,7 @@ func (vm *VM) SwitchDisk(ctx context.Context, drive []vmm.Node) error {
 		return vm.wrap(errors.Join(err, fault.New(fault.FailedPrecondition, "check", old.Path,
 			"the vm does not write to it")), "switch disk of")
 	}
-	return vm.wrap(vm.switchDisk(ctx, old, drive[len(drive)-1]), "switch disk of")
+	return vm.wrap(vm.switchDisk(ctx, drive[len(drive)-1]), "switch disk of")
 }
 
 func checkSwitch(drive []vmm.Node) error {
@@ -47,7 +47,7 @@ func checkSwitch(drive []vmm.Node) error {
 
 // switchDisk opens the new top without a backing node and lets QEMU put it over the old one:
 // that is one moment between two guest writes.
-func (vm *VM) switchDisk(ctx context.Context, old, next vmm.Node) (err error) {
+func (vm *VM) switchDisk(ctx context.Context, next vmm.Node) (err error) {
 	var steps undo.Stack
 	defer func() {
 		if err != nil {
@@ -77,7 +77,7 @@ func (vm *VM) switchDisk(ctx context.Context, old, next vmm.Node) (err error) {
 	if err := vm.qmp.Snapshot(ctx, fmt.Sprintf("d%d", index), node.formatName()); err != nil {
 		return err
 	}
-	vm.forgetWriter(ctx, index, old.Path)
+	vm.forgetWriters(ctx)
 	return nil
 }
 
@@ -95,31 +95,40 @@ func (vm *VM) giveNode(ctx context.Context, n openNode, steps *undo.Stack) (stri
 	return set.Path(), nil
 }
 
-// forgetWriter takes the sealed node's writable descriptor away from QEMU, so that an escaped
-// VM cannot change what others will stand on. The switch has happened: this cannot fail it.
-func (vm *VM) forgetWriter(ctx context.Context, index int, path string) {
-	err := vm.removeLabelled(ctx, writeLabel(index))
-	if err == nil {
-		var n int
-		if n, err = vm.writers(path); err == nil && n > 0 {
-			err = fmt.Errorf("%d writable descriptors are left until the vm runs", n)
-		}
-	}
-	if err != nil {
-		vm.log.Warn("sealed disk node stays writable for its vmm", "vm", vm.id(), "node", path, "error", err)
+// forgetWriters takes the writable descriptors of all nodes below the top away from QEMU, so
+// that an escaped VM cannot change what others will stand on. QEMU closes them only while the VM
+// runs: of a paused one the next Resume does it. The switch has happened: this cannot fail it.
+func (vm *VM) forgetWriters(ctx context.Context) {
+	if err := vm.removeWriters(ctx); err != nil {
+		vm.log.Warn("sealed disk nodes stay writable for their vmm", "vm", vm.id(), "error", err)
 	}
 }
 
-func (vm *VM) removeLabelled(ctx context.Context, label string) error {
+func (vm *VM) removeWriters(ctx context.Context) error {
+	state, err := vm.qmp.Status(ctx)
+	if err != nil || state != "running" {
+		vm.writersLeft.Store(true)
+		return err
+	}
+	top, err := vm.topIndex(ctx)
+	if fault.Is(err, fault.NotFound) { // no disk
+		vm.writersLeft.Store(false)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
 	fds, err := vm.qmp.FDs(ctx)
 	if err != nil {
 		return err
 	}
-	fd, ok := fds[label]
-	if !ok {
-		return nil
+	for index := range top {
+		if fd, ok := fds[writeLabel(index)]; ok {
+			err = errors.Join(err, vm.qmp.RemoveFD(ctx, fd))
+		}
 	}
-	return vm.qmp.RemoveFD(ctx, fd)
+	vm.writersLeft.Store(err != nil)
+	return err
 }
 
 // topIndex is the number of the node that the guest writes to.
@@ -127,6 +136,9 @@ func (vm *VM) topIndex(ctx context.Context) (int, error) {
 	name, err := vm.qmp.TopNode(ctx, diskID)
 	if err != nil {
 		return 0, err
+	}
+	if name == "" {
+		return 0, fault.New(fault.NotFound, "find", "top node", "the vm has no disk")
 	}
 	index, err := strconv.Atoi(strings.TrimPrefix(name, "d"))
 	if err != nil || index < 0 {

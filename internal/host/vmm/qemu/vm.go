@@ -27,6 +27,9 @@ type VM struct {
 	// change serialises what is more than one command.
 	change sync.Mutex
 
+	// writersLeft: a disk node may be sealed and QEMU still hold it open for writing.
+	writersLeft atomic.Bool
+
 	killed   atomic.Bool
 	detached chan struct{}
 	detach   sync.Once
@@ -92,7 +95,15 @@ func (vm *VM) Resume(ctx context.Context) error {
 	if err := vm.usable("resume"); err != nil {
 		return err
 	}
-	return vm.wrap(vm.qmp.Continue(ctx), "resume")
+	if err := vm.qmp.Continue(ctx); err != nil {
+		return vm.wrap(err, "resume")
+	}
+	if vm.writersLeft.Load() {
+		vm.change.Lock()
+		defer vm.change.Unlock()
+		vm.forgetWriters(ctx)
+	}
+	return nil
 }
 
 // usable refuses what a gone or detached VM cannot do.

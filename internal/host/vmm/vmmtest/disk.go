@@ -105,12 +105,28 @@ func (s *suite) testSwitch(t *testing.T) {
 		require.Equal(t, hash, fileHash(t, sealed[len(sealed)-1].Path), "a sealed layer was written")
 		require.Zero(t, writableFDs(t, vm.Handle().PID, sealed[len(sealed)-1].Path), "the VMM can still write to a sealed layer")
 	}
+	drive = switchPaused(t, vm, drive)
+	awaitWrites(t, g, 5)
 	total := writtenBy(t, g)
 	require.NoError(t, vm.Kill(t.Context()))
 	flat := flatten(t, drive)
 	for n := int64(1); n <= total; n++ {
 		require.Equal(t, fmt.Sprintf("n%d", n), blockOf(t, flat, first+n))
 	}
+}
+
+// switchPaused seals the disk of a paused VM, as a snapshot does.
+func switchPaused(t testing.TB, vm vmm.VM, drive []vmm.Node) []vmm.Node {
+	t.Helper()
+	require.NoError(t, vm.Pause(t.Context()))
+	next := overlay(t, drive, diskMB)
+	sealed := drive[len(drive)-1].Path
+	require.NoError(t, vm.SwitchDisk(t.Context(), next))
+	hash := fileHash(t, sealed)
+	require.NoError(t, vm.Resume(t.Context()))
+	require.Zero(t, writableFDs(t, vm.Handle().PID, sealed))
+	require.Equal(t, hash, fileHash(t, sealed))
+	return next
 }
 
 func writtenBy(t testing.TB, g *guest) int64 {
