@@ -87,9 +87,11 @@ func TestHostMissing(t *testing.T) {
 	require.Error(t, err)
 	require.Contains(t, string(out), "another roost runs on it")
 	require.Contains(t, r.run("doctor"), "emulated")
-	var host v1.Host
-	require.NoError(t, json.Unmarshal([]byte(r.run("doctor", "--json")), &host))
-	require.EqualValues(t, "emulated", host.Isolation)
+	var doctor struct {
+		Host v1.Host `json:"host"`
+	}
+	require.NoError(t, json.Unmarshal([]byte(r.run("doctor", "--json")), &doctor))
+	require.EqualValues(t, "emulated", doctor.Host.Isolation)
 }
 
 // TestVMConfined: every VM has a uid of its own and nothing of another's.

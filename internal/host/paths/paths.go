@@ -13,7 +13,7 @@
 //	    run/                    sockets of the running VM; console.log stays after its death
 //	    disk/                   live disk and sealed layers
 //	    captures/<n>/           published captures; .tmp-<n> is one in the making
-//	  trash/                    what is being deleted
+//	  sandboxes/.trash/         what is being deleted
 package paths
 
 import (
@@ -56,7 +56,9 @@ func (d Data) Control() string      { return d.join("control") }
 func (d Data) Images() string       { return d.join("images") }
 func (d Data) Cache() string        { return d.join("cache") }
 func (d Data) Sandboxes() string    { return d.join("sandboxes") }
-func (d Data) Trash() string        { return d.join("trash") }
+
+// Trash lies beside the sandboxes, so that moving one there is a rename on any layout of disks.
+func (d Data) Trash() string { return d.join("sandboxes", ".trash") }
 
 // Sandbox is the directory of one sandbox.
 func (d Data) Sandbox(id string) Sandbox { return Sandbox(d.join("sandboxes", id)) }

@@ -29,6 +29,9 @@ func (m *Manager) recover(ctx context.Context) error {
 	var group errgroup.Group
 	group.SetLimit(adoptionsAtOnce)
 	for _, e := range entries {
+		if e.Name() == filepath.Base(m.cfg.Data.Trash()) {
+			continue
+		}
 		s, err := m.load(e.Name())
 		if err != nil {
 			m.log.Error("sandbox directory without a readable journal; moved to trash", "name", e.Name(), "error", err)
