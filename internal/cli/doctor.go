@@ -1,0 +1,100 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	v1 "github.com/roosthq/roost/api/gen/v1"
+	"github.com/roosthq/roost/internal/fault"
+)
+
+func (a *app) doctorCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "doctor",
+		Short: "Say what the host can do, what is missing and how to fix it",
+		Long: `Say what the server's host can do, what is missing and how to fix it. When no server answers,
+this machine is checked instead. The exit code is 1 when a check fails.`,
+		Example: `  roost doctor
+  roost doctor --json | jq '.checks[] | select(.status != "ok")'`,
+		Args: takes(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return interruptible(cmd.Context(), a.doctor)
+		},
+	}
+}
+
+// diagnosis is the JSON document of doctor. Host is null when no server answered.
+type diagnosis struct {
+	Server *string    `json:"server"`
+	Host   *v1.Host   `json:"host"`
+	Checks []v1.Check `json:"checks"`
+}
+
+func (a *app) doctor(ctx context.Context) error {
+	found, err := a.diagnose(ctx)
+	if err != nil {
+		return err
+	}
+	if a.json {
+		err = printJSON(os.Stdout, found)
+	} else {
+		err = found.print()
+	}
+	if err != nil {
+		return err
+	}
+	for _, check := range found.Checks {
+		if check.Status == v1.Fail {
+			return &exitError{code: exitFailed}
+		}
+	}
+	return nil
+}
+
+// diagnose asks the server; when none answers it asks the local hook. A server that answers
+// with an error is neither: that error is returned.
+func (a *app) diagnose(ctx context.Context) (diagnosis, error) {
+	c, err := a.connect()
+	if err != nil {
+		return a.diagnoseLocally(ctx, nil, err)
+	}
+	host, err := answer[v1.Host](c.api.GetHostWithResponse(ctx))
+	switch {
+	case fault.Is(err, fault.Unavailable):
+		return a.diagnoseLocally(ctx, &c.URL, err)
+	case err != nil:
+		return diagnosis{}, err
+	}
+	up := v1.Check{Name: "server", Status: v1.Ok, Detail: c.URL + " answers, version " + host.Version}
+	checks := append([]v1.Check{up}, host.Checks...)
+	host.Checks = []v1.Check{}
+	return diagnosis{Server: &c.URL, Host: &host, Checks: checks}, nil
+}
+
+func (a *app) diagnoseLocally(ctx context.Context, server *string, cause error) (diagnosis, error) {
+	if a.opts.LocalDoctor == nil {
+		return diagnosis{}, cause
+	}
+	down := v1.Check{Name: "server", Status: v1.Warn, Detail: "no server answers: " + cause.Error() + "; this machine was checked instead"}
+	if hint := fault.HintOf(cause); hint != "" {
+		down.Hint = &hint
+	}
+	return diagnosis{Server: server, Checks: append([]v1.Check{down}, a.opts.LocalDoctor(ctx)...)}, nil
+}
+
+func (d diagnosis) print() error {
+	if d.Host != nil {
+		_, _ = fmt.Fprintf(os.Stdout, "%s: %s, isolation %s\n\n", printable(d.Host.Hostname), printable(d.Host.Runtime), printable(d.Host.Isolation))
+	}
+	t := newTable(os.Stdout, "CHECK", "STATUS", "DETAIL")
+	for _, check := range d.Checks {
+		t.row(check.Name, string(check.Status), check.Detail)
+		if check.Hint != nil && check.Status != v1.Ok {
+			t.row("", "", "hint: "+*check.Hint)
+		}
+	}
+	return t.flush()
+}
