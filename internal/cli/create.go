@@ -21,6 +21,7 @@ type createFlags struct {
 	timeout             string
 	env, metadata       pairs
 	runtime             string
+	cold                bool
 	idempotencyKey      string
 	quiet               bool
 }
@@ -59,6 +60,7 @@ func (f *createFlags) register(cmd *cobra.Command) {
 	flags.StringVar(&f.timeout, "timeout", "5m", "pause after so long without activity: seconds, 5m, or 0 for never")
 	flags.Var(&f.env, "env", "environment of every command in it (repeatable)")
 	flags.Var(&f.metadata, "metadata", "labels of your own (repeatable)")
+	flags.BoolVar(&f.cold, "cold", false, "boot a kernel instead of restoring the template's memory (slower)")
 	flags.StringVar(&f.runtime, "runtime", "", "what runs it (default: what the host does best)")
 	flags.StringVar(&f.idempotencyKey, "idempotency-key", "", "a repeated key returns the sandbox that the first one made")
 	flags.BoolVarP(&f.quiet, "quiet", "q", false, "no progress on stderr")
@@ -72,7 +74,7 @@ func (f *createFlags) request(cmd *cobra.Command, args []string) (v1.CreateSandb
 	body := v1.CreateSandbox{
 		Vcpus: given(cmd, "vcpus", f.vcpus), MemoryMb: given(cmd, "memory-mb", f.memory),
 		DiskSizeMb: given(cmd, "disk-size-mb", f.disk), IdleTimeoutS: given(cmd, "timeout", idleSeconds),
-		Env: f.env.asMap(), Metadata: f.metadata.asMap(), Runtime: nonEmpty(f.runtime),
+		Env: f.env.asMap(), Metadata: f.metadata.asMap(), Runtime: nonEmpty(f.runtime), Cold: &f.cold,
 	}
 	if len(args) > 0 {
 		body.Template = &args[0]

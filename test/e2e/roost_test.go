@@ -45,7 +45,8 @@ func start(t *testing.T, flags ...string) *roost {
 // install makes an installation that is not started.
 func install(t *testing.T, flags ...string) *roost {
 	t.Helper()
-	data, err := os.MkdirTemp("", "roost-e2e-")
+	// Not t.TempDir: its name would be too long for the sockets below it.
+	data, err := os.MkdirTemp("", "roost-e2e-") //nolint:usetesting // see above
 	require.NoError(t, err)
 	// Templates and their memory are shared: they are immutable, and booting takes seconds.
 	require.NoError(t, os.Symlink(filepath.Join(templates, "images"), filepath.Join(data, "images")))

@@ -187,4 +187,3 @@ func unmakeWorld() error {
 	}
 	return errors.Join(errs...)
 }
-

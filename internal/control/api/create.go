@@ -43,7 +43,7 @@ func specOf(b *v1.CreateSandbox) sandbox.Spec {
 		MemoryMB:     or(b.MemoryMb, sandbox.DefaultMemoryMB),
 		DiskSizeMB:   or(b.DiskSizeMb, sandbox.DefaultDiskSizeMB),
 		IdleTimeoutS: or(b.IdleTimeoutS, sandbox.DefaultIdleTimeout),
-		Runtime:      or(b.Runtime, ""), Env: or(b.Env, nil), Metadata: or(b.Metadata, nil),
+		Runtime:      or(b.Runtime, ""), Cold: or(b.Cold, false), Env: or(b.Env, nil), Metadata: or(b.Metadata, nil),
 	}
 }
 

@@ -162,7 +162,7 @@ func (s *Service) callCreate(ctx context.Context, r Request, mine *store.Sandbox
 func createRequest(spec *Spec, mine *store.Sandbox) *hostv1.CreateSandboxRequest {
 	return &hostv1.CreateSandboxRequest{
 		Operation: &hostv1.Operation{OperationId: mine.ClaimID},
-		SandboxId: mine.ID, Template: spec.Template, Runtime: spec.Runtime, Envs: spec.Env,
+		SandboxId: mine.ID, Template: spec.Template, Runtime: spec.Runtime, Envs: spec.Env, Cold: spec.Cold,
 		Resources: &hostv1.Resources{Vcpus: uint32(spec.VCPUs), MemoryMb: uint32(spec.MemoryMB),
 			DiskSizeMb: uint32(spec.DiskSizeMB)},
 		IdleTimeout: durationpb.New(time.Duration(spec.IdleTimeoutS) * time.Second),

@@ -48,8 +48,10 @@ type Spec struct {
 	DiskSizeMB   int
 	IdleTimeoutS int
 	Runtime      string
-	Env          map[string]string
-	Metadata     map[string]string
+	// Cold boots a kernel instead of restoring the template\'s memory.
+	Cold     bool
+	Env      map[string]string
+	Metadata map[string]string
 }
 
 // validate checks what needs no question to the host.
