@@ -25,7 +25,7 @@ func needBuildTools(t *testing.T) {
 	t.Helper()
 	for _, tool := range []string{"mmdebstrap", "mke2fs", "debugfs", "resize2fs", "apt-get"} {
 		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("%s is not installed: run deploy/setup/setup.sh", tool)
+			t.Skipf("%s is not installed: run deploy/setup", tool)
 		}
 	}
 	if os.Geteuid() != 0 {
@@ -161,7 +161,7 @@ func checkResize(t *testing.T, tpl image.Template) {
 func checkBoot(t *testing.T, s *image.Store, tpl image.Template) {
 	for _, tool := range []string{"qemu-system-x86_64", "qemu-img", "go"} {
 		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("%s is not installed: run deploy/setup/setup.sh", tool)
+			t.Skipf("%s is not installed: run deploy/setup", tool)
 		}
 	}
 	dir := t.TempDir()

@@ -32,7 +32,7 @@ func (c command) run(ctx context.Context, name string, args ...string) error {
 	path, err := exec.LookPath(name)
 	if err != nil {
 		return fault.New(fault.FailedPrecondition, "run", name, "not installed").
-			WithHint("run deploy/setup/setup.sh as root, or apt-get install the package that has " + name)
+			WithHint("run deploy/setup as root, or apt-get install the package that has " + name)
 	}
 	// The death signal is sent when the thread that forked ends, so it must not end early.
 	runtime.LockOSThread()

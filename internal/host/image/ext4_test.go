@@ -14,7 +14,7 @@ func needTools(t *testing.T, tools ...string) {
 	t.Helper()
 	for _, tool := range tools {
 		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("%s is not installed: run deploy/setup/setup.sh", tool)
+			t.Skipf("%s is not installed: run deploy/setup", tool)
 		}
 	}
 	if os.Geteuid() != 0 {
