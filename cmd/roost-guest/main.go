@@ -53,7 +53,7 @@ func runInit() error {
 	if err != nil {
 		return err
 	}
-	listener, err := net.Listen("tcp", "0.0.0.0:"+server.Port)
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", "0.0.0.0:"+server.Port)
 	if err != nil {
 		return err
 	}
@@ -111,7 +111,7 @@ func runPlain() error {
 	if err != nil {
 		return err
 	}
-	listener, err := net.Listen("tcp", o.listen)
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", o.listen)
 	if err != nil {
 		return errors.Join(err, guest.Close())
 	}

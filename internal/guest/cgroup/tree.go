@@ -17,6 +17,7 @@ package cgroup
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -24,7 +25,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -86,12 +86,11 @@ func (t *Tree) Thaw() error {
 // Processes counts the processes of the tree.
 func (t *Tree) Processes() int {
 	count := 0
-	_ = filepath.WalkDir(t.path, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || !d.IsDir() {
-			return nil // a leaf that was just removed
+	_ = filepath.WalkDir(t.path, func(path string, d fs.DirEntry, _ error) error {
+		if d != nil && d.IsDir() {
+			pids, _ := os.ReadFile(filepath.Join(path, "cgroup.procs")) // none: it was just removed
+			count += strings.Count(string(pids), "\n")
 		}
-		pids, _ := os.ReadFile(filepath.Join(path, "cgroup.procs"))
-		count += strings.Count(string(pids), "\n")
 		return nil
 	})
 	return count
@@ -197,7 +196,7 @@ func (l *Leaf) Kill() error {
 // Remove removes the leaf now, or later when daemons still live in it.
 func (l *Leaf) Remove() {
 	_ = l.dir.Close()
-	if err := unix.Rmdir(l.path); err == syscall.EBUSY {
+	if err := unix.Rmdir(l.path); errors.Is(err, unix.EBUSY) {
 		l.tree.mu.Lock()
 		l.tree.lingers = append(l.tree.lingers, l.path)
 		l.tree.mu.Unlock()
@@ -210,7 +209,7 @@ func (t *Tree) sweep() {
 	defer t.mu.Unlock()
 	kept := t.lingers[:0]
 	for _, path := range t.lingers {
-		if unix.Rmdir(path) == syscall.EBUSY {
+		if errors.Is(unix.Rmdir(path), unix.EBUSY) {
 			kept = append(kept, path)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -59,20 +60,27 @@ func (w *watch) add(dir string, found func(path string)) error {
 	if !w.recursive {
 		return nil
 	}
-	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || path == dir {
-			return nil // gone already
+	start := dir + "/" // the slash follows a dir that is itself a symlink
+	return filepath.WalkDir(start, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || path == start {
+			return ignoreGone(err)
 		}
 		if found != nil {
 			found(path)
 		}
 		if d.IsDir() {
-			if err := w.notify.Add(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return err
-			}
+			return ignoreGone(w.notify.Add(path))
 		}
 		return nil
 	})
+}
+
+// ignoreGone: what vanishes while it is looked at needs no watch.
+func ignoreGone(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // run hands every event to emit until ctx ends, emit fails or the watch breaks.
@@ -103,17 +111,23 @@ func (w *watch) handle(e fsnotify.Event, emit func(*pb.FilesystemEvent) error) e
 			return err
 		}
 	}
-	if !w.recursive || !e.Has(fsnotify.Create) || mustBeDir(e.Name, "watch") != nil {
+	if !w.recursive || !e.Has(fsnotify.Create) || !isRealDir(e.Name) {
 		return nil
 	}
 	var failed error
 	err := w.add(e.Name, func(path string) {
 		failed = errors.Join(failed, emit(w.event(path, pb.EventType_EVENT_TYPE_CREATE)))
 	})
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if ignoreGone(err) != nil {
 		return w.broken(err)
 	}
 	return failed
+}
+
+// isRealDir is false for symlinks: following them could watch in circles.
+func isRealDir(path string) bool {
+	info, err := os.Lstat(path)
+	return err == nil && info.IsDir()
 }
 
 var kinds = []struct {

@@ -59,10 +59,7 @@ func checkStrings(spec Spec) error {
 
 func workingDirectory(spec Spec) (string, error) {
 	if spec.Cwd == "" {
-		if info, err := os.Stat(spec.User.Home); err != nil || !info.IsDir() {
-			return "/", nil // a system account such as nobody has no home
-		}
-		return spec.User.Home, nil
+		return homeOrRoot(spec.User.Home), nil
 	}
 	cwd, err := spec.User.Resolve(spec.Cwd)
 	if err != nil {
@@ -79,6 +76,14 @@ func workingDirectory(spec Spec) (string, error) {
 		return "", fault.New(fault.Invalid, "", "", "cwd '"+spec.Cwd+"' is not a directory")
 	}
 	return cwd, nil
+}
+
+// homeOrRoot: a system account such as nobody has no home.
+func homeOrRoot(home string) string {
+	if info, err := os.Stat(home); err == nil && info.IsDir() {
+		return home
+	}
+	return "/"
 }
 
 // environment: what a login gives, then the request's (which holds the sandbox's own).

@@ -133,7 +133,10 @@ func TestBrokenUploadLeavesNothing(t *testing.T) {
 	req, err := http.NewRequestWithContext(t.Context(), "POST", g.url+"/files?path=kept", body)
 	require.NoError(t, err)
 	req.Header.Set("X-Access-Token", accessToken)
-	_, err = g.http.Do(req)
+	res, err := g.http.Do(req)
+	if err == nil {
+		_ = res.Body.Close()
+	}
 	require.Error(t, err)
 	require.Eventually(t, func() bool {
 		entries, err := os.ReadDir(g.home)

@@ -117,12 +117,15 @@ func TestListDir(t *testing.T) {
 func TestWatchDir(t *testing.T) {
 	t.Parallel()
 	g := newGuest(t)
-	stream, err := g.files.WatchDir(t.Context(), connect.NewRequest(&pb.WatchDirRequest{Path: "~", Recursive: true, IncludeEntry: true}))
+	require.NoError(t, os.Mkdir(g.home+"/real", 0o755))
+	require.NoError(t, os.Mkdir(g.home+"/real/old", 0o755))
+	require.NoError(t, os.Symlink("real", g.home+"/alias"))
+	stream, err := g.files.WatchDir(t.Context(), connect.NewRequest(&pb.WatchDirRequest{Path: "alias", Recursive: true, IncludeEntry: true}))
 	require.NoError(t, err)
 	defer func() { _ = stream.Close() }()
 	require.True(t, stream.Receive(), "%v", stream.Err())
 	require.NotNil(t, stream.Msg().GetStart())
-	require.NoError(t, os.MkdirAll(g.home+"/x/y", 0o755))
+	require.NoError(t, os.MkdirAll(g.home+"/real/x/y", 0o755))
 	seen := map[string]bool{}
 	for !seen["x/y"] {
 		require.True(t, stream.Receive(), "%v", stream.Err())
@@ -131,10 +134,17 @@ func TestWatchDir(t *testing.T) {
 		require.Equal(t, pb.EventType_EVENT_TYPE_CREATE, e.GetType())
 		require.Equal(t, pb.FileType_FILE_TYPE_DIRECTORY, e.GetEntry().GetType())
 	}
-	require.NoError(t, os.WriteFile(g.home+"/x/y/deep", []byte("1"), 0o644))
+	require.NoError(t, os.WriteFile(g.home+"/real/x/y/deep", []byte("1"), 0o644))
 	for {
 		require.True(t, stream.Receive(), "%v", stream.Err())
 		if e := stream.Msg().GetFilesystem(); e.GetName() == "x/y/deep" && e.GetType() == pb.EventType_EVENT_TYPE_WRITE {
+			break
+		}
+	}
+	require.NoError(t, os.WriteFile(g.home+"/real/old/f", []byte("1"), 0o644))
+	for {
+		require.True(t, stream.Receive(), "%v", stream.Err())
+		if e := stream.Msg().GetFilesystem(); e.GetName() == "old/f" {
 			break
 		}
 	}

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/base64"
 	"fmt"
 	"io"
@@ -116,8 +117,8 @@ func freshGuest(t *testing.T) *guest {
 	require.NoError(t, os.MkdirAll(g.root, 0o755))
 	require.NoError(t, os.Mkdir(g.home, 0o755))
 	require.NoError(t, os.Chown(g.home, testUID, testUID))
-	cgroup, err := os.MkdirTemp(cgroupMount, "roost-guest-test-")
-	require.NoError(t, err)
+	cgroup := filepath.Join(cgroupMount, "roost-guest-test-"+strings.ToLower(rand.Text()[:10]))
+	require.NoError(t, os.Mkdir(cgroup, 0o755))
 	t.Cleanup(func() { require.NoError(t, os.Remove(cgroup)) })
 	g.cgroups = cgroup
 	s, err := New(t.Context(), Config{
@@ -218,8 +219,14 @@ func as(user string) string {
 	return "Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"))
 }
 
+// answer is the head of a response.
+type answer struct {
+	StatusCode int
+	Header     http.Header
+}
+
 // do sends a plain request with the access token.
-func (g *guest) do(method, path string, body io.Reader, headers ...string) (*http.Response, string) {
+func (g *guest) do(method, path string, body io.Reader, headers ...string) (answer, string) {
 	g.t.Helper()
 	req, err := http.NewRequestWithContext(g.t.Context(), method, g.url+path, body)
 	require.NoError(g.t, err)
@@ -232,7 +239,7 @@ func (g *guest) do(method, path string, body io.Reader, headers ...string) (*htt
 	defer func() { _ = res.Body.Close() }()
 	data, err := io.ReadAll(res.Body)
 	require.NoError(g.t, err)
-	return res, string(data)
+	return answer{res.StatusCode, res.Header}, string(data)
 }
 
 // run is a started process being read.

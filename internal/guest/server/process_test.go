@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"os"
 	"strconv"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	processpb "github.com/roosthq/roost/api/gen/process"
+	"github.com/roosthq/roost/api/gen/process/processconnect"
 )
 
 func TestOutputAndExit(t *testing.T) {
@@ -397,4 +399,26 @@ func TestList(t *testing.T) {
 	require.Equal(t, "sleeper", p.GetTag())
 	require.Equal(t, "/bin/bash", p.GetConfig().GetCmd())
 	require.Equal(t, g.home, p.GetConfig().GetCwd())
+}
+
+// E2B's SDKs speak JSON over HTTP/1.1; there only a failed read tells that the client has gone.
+func TestDisconnectOverHTTP1(t *testing.T) {
+	t.Parallel()
+	g := newGuest(t)
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	client := &http.Client{Transport: &http.Transport{Protocols: protocols}}
+	t.Cleanup(client.CloseIdleConnections)
+	p := processconnect.NewProcessClient(client, g.url, connect.WithProtoJSON(), connect.WithInterceptors(tokens{access: accessToken}))
+	ctx, cancel := context.WithCancel(t.Context())
+	mark := g.home + "/done"
+	stream, err := p.Start(ctx, connect.NewRequest(shell("echo first; head -c 67108864 /dev/zero; touch "+mark)))
+	require.NoError(t, err)
+	require.True(t, stream.Receive())
+	r := &run{g: g, stream: stream}
+	r.until("first")
+	require.NoFileExists(t, mark)
+	cancel()
+	_ = stream.Close()
+	require.Eventually(t, func() bool { _, err := os.Stat(mark); return err == nil }, 10*time.Second, 10*time.Millisecond)
 }

@@ -44,7 +44,7 @@ func Warm(ctx context.Context, c Config) error {
 	}
 	defer func() { _ = os.Remove(c.CgroupRoot) }()
 	defer func() { _ = s.Close() }()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
