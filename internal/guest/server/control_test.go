@@ -307,3 +307,31 @@ func TestWarmUpWorks(t *testing.T) {
 	_, err = os.Stat(g.cgroups + "/roost-warm")
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
+
+func TestRestoreRenewsHostKeys(t *testing.T) {
+	t.Parallel()
+	const keygen = "/usr/bin/ssh-keygen"
+	if _, err := os.Stat(keygen); err != nil {
+		t.Skip("ssh-keygen is missing: apt-get install openssh-client")
+	}
+	g := freshGuest(t)
+	key := g.root + "/etc/ssh/ssh_host_ed25519_key"
+	require.NoError(t, os.MkdirAll(filepath.Dir(key), 0o755))
+	require.NoError(t, os.MkdirAll(g.root+"/usr/bin", 0o755))
+	require.NoError(t, os.Symlink(keygen, g.root+keygen))
+	require.NoError(t, os.WriteFile(key, []byte("the template's"), 0o600))
+	_, err := g.control.Restore(t.Context(), controlled(g.restoreRequest(), controlToken))
+	require.NoError(t, err)
+	private, err := os.ReadFile(key)
+	require.NoError(t, err)
+	require.Contains(t, string(private), "OPENSSH PRIVATE KEY")
+	info, err := os.Stat(key)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o600), info.Mode())
+	public, err := os.ReadFile(key + ".pub")
+	require.NoError(t, err)
+	require.Contains(t, string(public), "ssh-ed25519 ")
+	entries, err := os.ReadDir(filepath.Dir(key))
+	require.NoError(t, err)
+	require.Len(t, entries, 2, "no temporary key stays")
+}
