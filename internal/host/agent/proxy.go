@@ -37,6 +37,12 @@ func (p *guestProxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer guest.Release()
+	// Without it the server closes the request's body at the first byte of the answer. A guest
+	// may answer before the transport has seen that body's end, and the answer would be cut off.
+	if err := http.NewResponseController(w).EnableFullDuplex(); err != nil {
+		refuse(w, r, fault.Wrap(err, "reach", "guest of sandbox "+id))
+		return
+	}
 	proxy := &httputil.ReverseProxy{
 		Rewrite: func(pr *httputil.ProxyRequest) {
 			pr.SetURL(&url.URL{Scheme: "http", Host: "guest"})
