@@ -163,7 +163,8 @@ func guestFile(data paths.Data) (string, error) {
 		return "", err
 	}
 	path := filepath.Join(data.Cache(), "roost-guest-"+guestbin.Digest()[:16])
-	if _, err := os.Stat(path); err == nil {
+	// The name is the content's; the size tells a file that a crash of the host left empty.
+	if st, err := os.Stat(path); err == nil && st.Size() == int64(len(binary)) {
 		return path, nil
 	}
 	if err := errors.Join(os.MkdirAll(data.Cache(), 0o700), os.WriteFile(path+".tmp", binary, 0o700)); err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -42,6 +43,10 @@ binary and the download cache stay.`,
 // uninstall takes the installation's lock, so that no agent is running, and takes down
 // everything that carries the installation's name.
 func uninstall(ctx context.Context, opts upOptions, keepImages bool) error {
+	var err error
+	if opts.data, err = filepath.Abs(opts.data); err != nil {
+		return err
+	}
 	if _, err := os.Stat(opts.data); err != nil {
 		return fault.New(fault.NotFound, "uninstall", opts.data, "there is no installation")
 	}
@@ -66,7 +71,7 @@ func uninstall(ctx context.Context, opts upOptions, keepImages bool) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	return removeData(paths.Data(opts.data), keepImages)
+	return errors.Join(removeData(paths.Data(opts.data), keepImages), h.installation.Forget())
 }
 
 func removeData(data paths.Data, keepImages bool) error {

@@ -82,6 +82,9 @@ func KindOf(err error) Kind {
 	var c *connect.Error
 	switch {
 	case errors.As(err, &f):
+		if f.Kind == 0 { // made without one: its cause decides
+			return KindOf(f.Err)
+		}
 		return f.Kind
 	case errors.As(err, &c):
 		return c.Code()
@@ -97,20 +100,32 @@ func KindOf(err error) Kind {
 // Is reports whether err has the kind.
 func Is(err error, kind Kind) bool { return err != nil && KindOf(err) == kind }
 
-// HintOf finds the hint nearest to the surface of err.
+// HintOf finds the hint nearest to the surface of err; of joined errors, the first that has one.
 func HintOf(err error) string {
-	var f *Error
-	if errors.As(err, &f) {
-		if f.Hint != "" {
-			return f.Hint
+	//nolint:errorlint // walks the tree itself, where errors.As would stop at the first Error
+	switch e := err.(type) {
+	case nil:
+		return ""
+	case *Error:
+		if e.Hint != "" {
+			return e.Hint
 		}
-		return HintOf(f.Err)
+		return HintOf(e.Err)
+	case *connect.Error:
+		if hint := e.Meta().Get(hintHeader); hint != "" {
+			return hint
+		}
+		return HintOf(e.Unwrap())
+	case interface{ Unwrap() []error }:
+		for _, one := range e.Unwrap() {
+			if hint := HintOf(one); hint != "" {
+				return hint
+			}
+		}
+		return ""
+	default:
+		return HintOf(errors.Unwrap(err))
 	}
-	var c *connect.Error
-	if errors.As(err, &c) {
-		return c.Meta().Get(hintHeader)
-	}
-	return ""
 }
 
 // ToConnect puts err on the wire, hint included.

@@ -14,7 +14,7 @@ type Service interface {
 	Stop()
 }
 
-// Base gives a type Start-once and Stop-once; embed it and call Run from Start.
+// Base gives a type Start-once and Stop-once; embed it and call Begin from Start.
 type Base struct {
 	mu      sync.Mutex
 	run     context.Context
@@ -50,10 +50,31 @@ func (b *Base) Done() <-chan struct{} {
 	return b.run.Done()
 }
 
+// Call begins work that somebody asks for. Its context ends with ctx and with Stop (cause
+// ErrStopped); Stop waits until done is called. A stopped service takes no more calls.
+func (b *Base) Call(ctx context.Context) (_ context.Context, done func(), err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.stopped {
+		return nil, nil, ErrStopped
+	}
+	b.wg.Add(1)
+	ctx, cancel := context.WithCancelCause(ctx)
+	unhook := func() bool { return true }
+	if b.run != nil {
+		unhook = context.AfterFunc(b.run, func() { cancel(ErrStopped) })
+	}
+	return ctx, sync.OnceFunc(func() {
+		unhook()
+		cancel(nil)
+		b.wg.Done()
+	}), nil
+}
+
 // Go runs f in a goroutine that Stop waits for.
 func (b *Base) Go(f func()) { b.wg.Go(f) }
 
-// Stop cancels the service's context and waits for its goroutines.
+// Stop cancels the service's context and waits for its goroutines and calls.
 func (b *Base) Stop() {
 	b.mu.Lock()
 	b.stopped = true

@@ -2,15 +2,18 @@ package agent
 
 import (
 	"encoding/json"
-	"errors"
 	"log/slog"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	pathpkg "path"
 	"strings"
 
 	"connectrpc.com/connect"
 
+	"github.com/roosthq/roost/api/gen/filesystem/filesystemconnect"
+	"github.com/roosthq/roost/api/gen/process/processconnect"
+	"github.com/roosthq/roost/api/gen/roost/guest/v1/guestv1connect"
 	"github.com/roosthq/roost/internal/fault"
 	"github.com/roosthq/roost/internal/host/guestclient"
 	"github.com/roosthq/roost/internal/host/sandbox"
@@ -27,7 +30,7 @@ type guestProxy struct {
 func (p *guestProxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	id := r.PathValue("id")
 	path := strings.TrimPrefix(r.URL.Path, "/sandboxes/"+id+"/guest")
-	if strings.HasPrefix(path, "/roost.guest.v1.Control/") {
+	if serviceOf(path) == guestv1connect.ControlName {
 		refuse(w, r, fault.New(fault.PermissionDenied, "call", path, "only the agent may"))
 		return
 	}
@@ -51,7 +54,9 @@ func (p *guestProxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			pr.Out.Header.Set(guestclient.AccessHeader, guest.AccessToken)
 		},
 		ModifyResponse: func(resp *http.Response) error {
-			resp.Body = guest.Watch(resp.Body)
+			if resp.StatusCode != http.StatusSwitchingProtocols { // that body is written to as well
+				resp.Body = guest.Watch(resp.Body)
+			}
 			return nil
 		},
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
@@ -67,17 +72,35 @@ func (p *guestProxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // broken says why a request to a guest failed: most often because the sandbox was paused or
 // ended under it.
 func (p *guestProxy) broken(id string, err error) error {
-	if _, now := p.sandboxes.Guest(id, "reach"); now != nil && !errors.Is(now, err) {
+	if now := p.sandboxes.Reachable(id, "reach"); now != nil {
 		return now
 	}
 	return &fault.Error{Kind: fault.Unavailable, Op: "reach", Object: "guest of sandbox " + id, Err: err}
+}
+
+// serviceOf is the service in an RPC's path, or whatever stands in its place.
+func serviceOf(path string) string {
+	// The guest cleans paths too: "/./x" is "/x" there.
+	name, _, _ := strings.Cut(strings.TrimPrefix(pathpkg.Clean(path), "/"), "/")
+	return name
+}
+
+// isRPC: Connect would take any GET for a call of its own.
+func isRPC(r *http.Request) bool {
+	_, path, _ := strings.Cut(r.URL.Path, "/guest")
+	switch serviceOf(path) {
+	case processconnect.ProcessName, filesystemconnect.FilesystemName, guestv1connect.ControlName:
+		return connectErrors.IsSupported(r)
+	default:
+		return false
+	}
 }
 
 var connectErrors = connect.NewErrorWriter()
 
 // refuse answers in the caller's protocol: Connect's errors, or envd's JSON for plain HTTP.
 func refuse(w http.ResponseWriter, r *http.Request, err error) {
-	if connectErrors.IsSupported(r) {
+	if isRPC(r) {
 		_ = connectErrors.Write(w, r, fault.ToConnect(err))
 		return
 	}
@@ -93,6 +116,8 @@ func refuse(w http.ResponseWriter, r *http.Request, err error) {
 
 func httpStatus(k fault.Kind) int {
 	switch k {
+	case fault.Invalid:
+		return http.StatusBadRequest
 	case fault.NotFound:
 		return http.StatusNotFound
 	case fault.FailedPrecondition, fault.Aborted:

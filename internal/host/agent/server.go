@@ -56,16 +56,10 @@ func (s *Server) Start(ctx context.Context) error {
 	if err != nil || !ok {
 		return err
 	}
-	if err := os.Remove(s.socket); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fault.Wrap(err, "replace", "agent socket")
-	}
-	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "unix", s.socket)
+	l, err := listen(ctx, s.socket)
 	if err != nil {
-		return fault.Wrap(err, "listen on", "agent socket")
-	}
-	if err := os.Chmod(s.socket, 0o600); err != nil {
-		return errors.Join(fault.Wrap(err, "protect", "agent socket"), l.Close())
+		s.Base.Stop() // a second Start must not say that it runs
+		return err
 	}
 	s.http.BaseContext = func(net.Listener) context.Context { return run }
 	s.Go(func() {
@@ -74,6 +68,21 @@ func (s *Server) Start(ctx context.Context) error {
 		}
 	})
 	return nil
+}
+
+func listen(ctx context.Context, socket string) (net.Listener, error) {
+	if err := os.Remove(socket); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fault.Wrap(err, "replace", "agent socket")
+	}
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "unix", socket)
+	if err != nil {
+		return nil, fault.Wrap(err, "listen on", "agent socket")
+	}
+	if err := os.Chmod(socket, 0o600); err != nil {
+		return nil, errors.Join(fault.Wrap(err, "protect", "agent socket"), l.Close())
+	}
+	return l, nil
 }
 
 // drain is how long Stop waits for requests to end by themselves.

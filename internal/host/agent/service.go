@@ -34,7 +34,7 @@ func (s *service) CreateSandbox(ctx context.Context, req *connect.Request[hostv1
 	m := req.Msg
 	view, err := s.sandboxes.Create(ctx, operation(m.GetOperation()), sandbox.CreateRequest{
 		ID: m.GetSandboxId(), Template: m.GetTemplate(), Resources: fromResources(m.GetResources()),
-		IdleTimeout: m.GetIdleTimeout().AsDuration(), Envs: m.GetEnvs(),
+		IdleTimeout: idleOrDefault(m.GetIdleTimeout()), Envs: m.GetEnvs(),
 		Runtime: m.GetRuntime(), Cold: m.GetCold(),
 	}, report)
 	if err != nil {
@@ -67,6 +67,9 @@ func (s *service) DestroySandbox(ctx context.Context, req *connect.Request[hostv
 }
 
 func (s *service) SetTimeout(ctx context.Context, req *connect.Request[hostv1.SetTimeoutRequest]) (*connect.Response[hostv1.SetTimeoutResponse], error) {
+	if req.Msg.GetIdleTimeout() == nil {
+		return nil, fault.ToConnect(fault.New(fault.Invalid, "set timeout of", "sandbox "+req.Msg.GetSandboxId(), "idle_timeout is missing"))
+	}
 	view, err := s.sandboxes.SetIdleTimeout(ctx, operation(req.Msg.GetOperation()), req.Msg.GetSandboxId(), req.Msg.GetIdleTimeout().AsDuration())
 	return connect.NewResponse(&hostv1.SetTimeoutResponse{Sandbox: toSandbox(view)}), fault.ToConnect(err)
 }

@@ -24,6 +24,14 @@ func optionalDuration(d *durationpb.Duration) *time.Duration {
 	return &v
 }
 
+// idleOrDefault: none given is the default; a given 0 is never.
+func idleOrDefault(d *durationpb.Duration) time.Duration {
+	if d == nil {
+		return sandbox.DefaultIdleTimeout
+	}
+	return d.AsDuration()
+}
+
 func fromResources(r *hostv1.Resources) runtime.Resources {
 	return runtime.Resources{
 		VCPUs: int(r.GetVcpus()), MemoryMB: int(r.GetMemoryMb()), DiskSizeMB: int(r.GetDiskSizeMb()),

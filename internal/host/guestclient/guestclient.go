@@ -5,6 +5,7 @@ package guestclient
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/http"
 	"time"
@@ -35,6 +36,7 @@ type DialFunc func(ctx context.Context, port int) (net.Conn, error)
 
 // Client speaks to one guest. Safe for concurrent use.
 type Client struct {
+	conns     *conns
 	transport *http.Transport
 	control   guestv1connect.ControlClient
 	auth      *controlAuth
@@ -42,10 +44,9 @@ type Client struct {
 
 // New makes a client; nothing is dialled yet.
 func New(dial DialFunc, controlToken string) *Client {
+	all := &conns{dial: dial, open: map[*conn]struct{}{}}
 	transport := &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return dial(ctx, Port)
-		},
+		DialContext:         all.connect,
 		MaxIdleConnsPerHost: 16,
 		IdleConnTimeout:     2 * time.Minute,
 		DisableCompression:  true,
@@ -53,6 +54,7 @@ func New(dial DialFunc, controlToken string) *Client {
 	auth := &controlAuth{next: transport}
 	auth.set(controlToken)
 	return &Client{
+		conns:     all,
 		transport: transport,
 		auth:      auth,
 		control:   guestv1connect.NewControlClient(&http.Client{Transport: auth}, baseURL),
@@ -65,6 +67,13 @@ func (c *Client) Transport() http.RoundTripper { return c.transport }
 // CloseIdle ends connections that nobody uses, so that a capture holds none.
 func (c *Client) CloseIdle() { c.transport.CloseIdleConnections() }
 
+// Close ends every connection, those in use too, for a guest that is gone or another agent's;
+// what waits for an answer fails at once. The client is of no use afterwards. Idempotent.
+func (c *Client) Close() {
+	c.conns.end()
+	c.transport.CloseIdleConnections()
+}
+
 // WaitReady returns when the guest answers. Each try is short, since a guest that is still
 // booting drops packets instead of refusing them.
 func (c *Client) WaitReady(ctx context.Context) error {
@@ -75,6 +84,9 @@ func (c *Client) WaitReady(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
+			if errors.Is(ctx.Err(), context.Canceled) {
+				return fault.Wrap(ctx.Err(), "wait for", "guest")
+			}
 			return fault.New(fault.DeadlineExceeded, "wait for", "guest", "no answer on its port: "+err.Error()).
 				WithHint("the guest's console says why: roost logs ID")
 		case <-time.After(10 * time.Millisecond):
@@ -100,8 +112,13 @@ func (c *Client) health(ctx context.Context) error {
 	return nil
 }
 
+// freezeGrace is what a guest may take to freeze its processes, on top of the sync.
+const freezeGrace = 15 * time.Second
+
 // Freeze stops user processes and syncs the guest's file systems.
 func (c *Client) Freeze(ctx context.Context, syncTimeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, syncTimeout+freezeGrace)
+	defer cancel()
 	req := &guestv1.FreezeRequest{SyncTimeoutMs: uint32(syncTimeout.Milliseconds())} //nolint:gosec // a few seconds
 	_, err := c.control.Freeze(ctx, connect.NewRequest(req))
 	return fault.Wrap(fault.FromConnect(err), "freeze", "user processes")
@@ -122,8 +139,13 @@ func (c *Client) Grow(ctx context.Context) (int64, error) {
 	return resp.Msg.GetRootBytes(), nil
 }
 
+// statsTimeout bounds a question that a healthy guest answers in a millisecond.
+const statsTimeout = 5 * time.Second
+
 // IdleFor is how long the guest has seen neither output nor requests.
 func (c *Client) IdleFor(ctx context.Context) (time.Duration, error) {
+	ctx, cancel := context.WithTimeout(ctx, statsTimeout)
+	defer cancel()
 	resp, err := c.control.Stats(ctx, connect.NewRequest(&guestv1.StatsRequest{}))
 	if err != nil {
 		return 0, fault.Wrap(fault.FromConnect(err), "read statistics of", "guest")

@@ -1,5 +1,6 @@
 // Package installation is what makes this Roost this one: a four-character id that every name
-// on the host carries, and a block of uids. Both are made once and kept in installation.json.
+// on the host carries, and a block of uids that no other Roost of the host has. Both are made
+// once and kept in installation.json.
 // One agent at a time holds an installation: it keeps a lock that ends with its process.
 package installation
 
@@ -9,6 +10,7 @@ import (
 	"errors"
 	"math/big"
 	"os"
+	"regexp"
 
 	"golang.org/x/sys/unix"
 
@@ -22,6 +24,8 @@ type Installation struct {
 	ID   string     `json:"id"`
 	UIDs uids.Block `json:"uid_block"`
 
+	data paths.Data
+	host string
 	lock *os.File
 }
 
@@ -29,7 +33,9 @@ const idAlphabet = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 // Open makes the data directory and the installation when they are missing, and takes the
 // lock. Close gives it back.
-func Open(data paths.Data) (*Installation, error) {
+func Open(data paths.Data) (*Installation, error) { return open(data, hostDir) }
+
+func open(data paths.Data, host string) (*Installation, error) {
 	if err := data.Validate(); err != nil {
 		return nil, fault.New(fault.Invalid, "open", "installation", err.Error()).WithHint("choose a shorter --data")
 	}
@@ -40,19 +46,51 @@ func Open(data paths.Data) (*Installation, error) {
 	if err != nil {
 		return nil, err
 	}
-	in, err := load(data)
-	if errors.Is(err, os.ErrNotExist) {
-		in, err = create(data)
-	}
-	if err != nil {
+	in := &Installation{data: data, host: host, lock: lock}
+	if err := withOwners(host, in.settle); err != nil {
 		return nil, errors.Join(fault.Wrap(err, "open", "installation "+string(data)), lock.Close())
 	}
-	in.lock = lock
 	return in, nil
+}
+
+// settle reads or makes the installation and claims its block of uids. A block that another
+// installation took after a reboot, when nothing of this one was running, is replaced.
+func (in *Installation) settle(o owners) error {
+	old, err := load(in.data)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		in.ID = newID()
+	case err != nil:
+		return err
+	default:
+		in.ID, in.UIDs = old.ID, old.UIDs
+		if o.free(in.UIDs, in.data) {
+			o[key(in.UIDs)] = in.data
+			return nil
+		}
+	}
+	if in.UIDs, err = o.pick(in.data, random(uids.Blocks)); err != nil {
+		return err
+	}
+	raw, err := json.Marshal(in)
+	if err != nil {
+		return err
+	}
+	return replace(in.data.Installation(), raw)
 }
 
 // Close gives the lock back.
 func (in *Installation) Close() error { return in.lock.Close() }
+
+// Forget gives the block of uids back; the caller knows that nothing runs under it.
+func (in *Installation) Forget() error {
+	return withOwners(in.host, func(o owners) error {
+		if o[key(in.UIDs)] == in.data {
+			delete(o, key(in.UIDs))
+		}
+		return nil
+	})
+}
 
 func takeLock(data paths.Data) (*os.File, error) {
 	f, err := os.OpenFile(data.AgentLock(), os.O_CREATE|os.O_RDWR, 0o600)
@@ -67,35 +105,36 @@ func takeLock(data paths.Data) (*os.File, error) {
 	return f, nil
 }
 
+var idForm = regexp.MustCompile(`^[a-z0-9]{4}$`)
+
 func load(data paths.Data) (*Installation, error) {
 	raw, err := os.ReadFile(data.Installation())
 	if err != nil {
 		return nil, err
 	}
 	in := &Installation{}
-	return in, json.Unmarshal(raw, in)
+	if err := json.Unmarshal(raw, in); err != nil {
+		return nil, fault.Wrap(err, "parse", data.Installation())
+	}
+	if !idForm.MatchString(in.ID) || !in.UIDs.Valid() {
+		return nil, fault.New(fault.Internal, "read", data.Installation(), "it is damaged").
+			WithHint("restore it from a backup, or start anew with another --data")
+	}
+	return in, nil
 }
 
-func create(data paths.Data) (*Installation, error) {
-	in := &Installation{UIDs: uids.NewBlock(int(random(uids.Blocks)))}
+func newID() string {
+	var id string
 	for range 4 {
-		in.ID += string(idAlphabet[random(int64(len(idAlphabet)))])
+		id += string(idAlphabet[random(len(idAlphabet))])
 	}
-	raw, err := json.Marshal(in)
-	if err != nil {
-		return nil, err
-	}
-	tmp := data.Installation() + ".tmp"
-	if err := os.WriteFile(tmp, raw, 0o600); err != nil {
-		return nil, err
-	}
-	return in, os.Rename(tmp, data.Installation())
+	return id
 }
 
-func random(n int64) int64 {
-	v, err := rand.Int(rand.Reader, big.NewInt(n))
+func random(n int) int {
+	v, err := rand.Int(rand.Reader, big.NewInt(int64(n)))
 	if err != nil {
 		panic(err) // crypto/rand does not fail
 	}
-	return v.Int64()
+	return int(v.Int64())
 }

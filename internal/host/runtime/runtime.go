@@ -15,8 +15,9 @@
 // # Failure rules
 //
 // Boot and Restore undo what they made when they fail. A failed Capture leaves the instance
-// frozen and usable; only one booted as a template is ended by its Capture. Instances outlive the agent: Adopt takes one over from its Record; Discard
-// gives back whatever an instance whose Record may never have been written left behind.
+// frozen and usable; only one booted as a template is ended by its Capture. Instances outlive
+// the agent: Adopt takes one over from its Record; Discard gives back whatever an instance
+// whose Record may never have been written left behind.
 //
 // # Example
 //
@@ -75,7 +76,7 @@ type Spec struct {
 	DiskDir string
 	// DiskIndex names the live disk that this start makes in DiskDir.
 	DiskIndex int
-	// UID and GID are this sandbox's alone.
+	// UID and GID are this sandbox's alone; 0 is none.
 	UID  int
 	Port Port
 }
@@ -146,10 +147,7 @@ type Runtime interface {
 	// only where it is the same.
 	Identity() map[string]string
 	// Boot starts a kernel; the instance runs.
-	// Boot starts a kernel; the instance runs.
 	Boot(ctx context.Context, spec Spec, opts BootOptions) (Instance, error)
-	// Restore starts from a capture; the instance is frozen. A capture that this runtime cannot
-	// load is fault.FailedPrecondition.
 	// Restore starts from a capture; the instance is frozen. A capture that this runtime cannot
 	// load is fault.FailedPrecondition.
 	Restore(ctx context.Context, spec Spec, from Capture) (Instance, error)

@@ -10,23 +10,32 @@ import (
 
 const collectTick = time.Minute
 
-// collect compares what exists on the host with what the journals want and removes the rest:
-// slots and processes of this installation that no sandbox holds.
+// collect finishes what nobody works on, compares what exists on the host with what the
+// journals want, and removes the rest: slots and processes of this installation that no sandbox
+// holds.
 func (m *Manager) collect(ctx context.Context) error {
-	// Read what runs before what is wanted: a start that happens in between is then wanted
-	// and not yet seen, never seen and not yet wanted.
+	err := m.finishAll(ctx)
+	m.releaseAgain(ctx)
+	slots, _ := m.wanted()
+	return errors.Join(err, m.cfg.Network.Collect(ctx, slots), m.collectProcesses(ctx))
+}
+
+// collectProcesses ends what runs under a uid that no journal names. No slot, and so no uid, is
+// taken meanwhile: what is unwanted when it is looked at is unwanted when it is killed.
+func (m *Manager) collectProcesses(ctx context.Context) error {
+	m.starting.Lock()
+	defer m.starting.Unlock()
 	running, err := m.cfg.UIDs.Running()
 	if err != nil {
 		return err
 	}
-	slots, busy := m.wanted()
-	errs := []error{m.cfg.Network.Collect(ctx, slots)}
+	_, busy := m.wanted()
+	var errs []error
 	for uid := range running {
-		if busy[uid] {
-			continue
+		if !busy[uid] {
+			m.log.Warn("ending processes that belong to no sandbox", "uid", uid)
+			errs = append(errs, uids.Kill(ctx, uid))
 		}
-		m.log.Warn("ending processes that belong to no sandbox", "uid", uid)
-		errs = append(errs, uids.Kill(ctx, uid))
 	}
 	return errors.Join(errs...)
 }

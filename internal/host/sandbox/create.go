@@ -30,7 +30,8 @@ type CreateRequest struct {
 // Report tells of a step that takes more than a moment.
 type Report func(step, detail string)
 
-// Create makes a sandbox and returns when it answers. A failed create leaves nothing.
+// Create makes a sandbox and returns when it answers. A failed create leaves nothing, or, when
+// something of it would not go, a sandbox that is being destroyed.
 func (m *Manager) Create(ctx context.Context, op Operation, req CreateRequest, report Report) (View, error) {
 	if report == nil {
 		report = func(string, string) {}
@@ -39,22 +40,51 @@ func (m *Manager) Create(ctx context.Context, op Operation, req CreateRequest, r
 	if err != nil {
 		return View{}, err
 	}
-	s, fresh, err := m.claimID(req, template)
+	ctx, done, err := m.call(ctx)
 	if err != nil {
 		return View{}, err
 	}
-	ctx, leave, err := s.enter(ctx)
-	if err != nil {
-		return View{}, err
+	defer done()
+	for {
+		s, fresh := m.claimID(req, template)
+		if fresh {
+			return m.createFresh(ctx, s, op, req, template, report)
+		}
+		view, gone, err := m.createAgain(ctx, s, op)
+		if !gone {
+			return view, err
+		}
 	}
+}
+
+// createFresh makes the sandbox that claimID has just entered.
+func (m *Manager) createFresh(ctx context.Context, s *Sandbox, op Operation, req CreateRequest, t image.Template, report Report) (View, error) {
+	ctx, leave := s.begin(ctx)
 	defer leave()
-	if !fresh {
-		return repeatedCreate(s, op)
-	}
-	if err := m.create(ctx, s, op, req, template, report); err != nil {
-		return View{}, fault.Wrap(err, "create", "sandbox "+req.ID)
+	if err := m.create(ctx, s, op, req, t, report); err != nil {
+		err = classify(explain(ctx, err), "")
+		undoing, cancel := undo.Context(ctx)
+		defer cancel()
+		return View{}, fault.Wrap(errors.Join(err, m.destroy(undoing, s)), "create", "sandbox "+req.ID)
 	}
 	return s.View(), nil
+}
+
+// createAgain answers a create whose id is taken: as before when it is the same operation. gone
+// says that the id is free again, since that create failed while this one waited for it.
+func (m *Manager) createAgain(ctx context.Context, s *Sandbox, op Operation) (_ View, gone bool, _ error) {
+	_, leave, err := s.enter(ctx)
+	if err != nil {
+		return View{}, false, err
+	}
+	defer leave()
+	if !m.has(s) {
+		return View{}, true, nil
+	}
+	if j := s.journal(); j.did(op.ID) {
+		return s.View(), false, nil
+	}
+	return View{}, false, fault.New(fault.AlreadyExists, "create", "sandbox "+s.ID(), "the id is taken")
 }
 
 // checkCreate refuses bad input before anything is made.
@@ -89,22 +119,20 @@ func (m *Manager) checkCreate(req *CreateRequest) (image.Template, error) {
 		return template, bad("memory_mb", r.MemoryMB, "it must be an even number from 128 to 65536")
 	case r.DiskSizeMB < least || r.DiskSizeMB > 1<<20:
 		return template, bad("disk_size_mb", r.DiskSizeMB, fmt.Sprintf("template %s needs at least %d, and 1048576 is the most", template.Name, least))
-	case req.IdleTimeout < 0:
-		return template, bad("idle_timeout", req.IdleTimeout, "it cannot be negative; 0 is never")
 	}
-	return template, nil
+	return template, checkIdle("create", req.IdleTimeout)
 }
 
-// claimID puts a new sandbox into the map; fresh is false when it was there.
-func (m *Manager) claimID(req CreateRequest, t image.Template) (s *Sandbox, fresh bool, err error) {
+// claimID puts a new sandbox into the map, with its gate taken; fresh is false when it was there.
+func (m *Manager) claimID(req CreateRequest, t image.Template) (s *Sandbox, fresh bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if s, ok := m.all[req.ID]; ok {
-		return s, false, nil
+		return s, false
 	}
 	now := m.cfg.Clock()
 	s = newSandbox(m.cfg.Data.Sandbox(req.ID), journal{
-		Version: 1, ID: req.ID, State: Creating, Slot: noSlot,
+		Version: 1, ID: req.ID, State: Creating, Slot: noSlot, BootID: m.boot,
 		TemplateName: t.Name, Resources: req.Resources, DefaultUser: t.DefaultUser,
 		Template: runtime.Template{
 			Digest: t.Digest, Kernel: t.KernelPath(), Disk: t.DiskPath(), DiskBytes: t.DiskBytes,
@@ -114,30 +142,14 @@ func (m *Manager) claimID(req CreateRequest, t image.Template) (s *Sandbox, fres
 		MachineID: newMachineID(), AccessToken: newToken(),
 		CreatedAt: now, ActiveAt: now,
 	})
+	s.gate <- struct{}{} // before anybody else can see it
 	m.all[req.ID] = s
-	return s, true, nil
+	return s, true
 }
 
-// repeatedCreate answers a create whose id is taken: as before when it is the same operation.
-func repeatedCreate(s *Sandbox, op Operation) (View, error) {
-	if j := s.journal(); j.did(op.ID) {
-		return s.View(), nil
-	}
-	return View{}, fault.New(fault.AlreadyExists, "create", "sandbox "+s.ID(), "the id is taken")
-}
-
-func (m *Manager) create(ctx context.Context, s *Sandbox, op Operation, req CreateRequest, t image.Template, report Report) (err error) {
-	var undos undo.Stack
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, undos.Rollback(ctx))
-		}
-	}()
-	undos.Push("forget sandbox", func(context.Context) error {
-		m.forget(req.ID)
-		return nil
-	})
-	if err := makeDirs(s.dir, &undos); err != nil {
+// create makes a sandbox; when it fails, the caller destroys what there is of it.
+func (m *Manager) create(ctx context.Context, s *Sandbox, op Operation, req CreateRequest, t image.Template, report Report) error {
+	if err := makeDirs(s.dir); err != nil {
 		return err
 	}
 	if err := s.update(false, func(*journal) {}); err != nil {
@@ -149,13 +161,13 @@ func (m *Manager) create(ctx context.Context, s *Sandbox, op Operation, req Crea
 		return err
 	}
 	if src.initrd != "" {
-		defer os.Remove(src.initrd)
+		defer os.Remove(src.initrd) // it holds a token
 	}
 	clock.mark("template")
-	if err := m.start(ctx, s, src, &undos, clock); err != nil {
+	if err := m.start(ctx, s, src, clock); err != nil {
 		return err
 	}
-	return m.settleRunning(s, op, clock, &undos)
+	return m.settleRunning(s, op, clock, nil)
 }
 
 // creationSource is the template's warm memory, or a boot for what that cannot start.
@@ -167,8 +179,7 @@ func (m *Manager) creationSource(ctx context.Context, s *Sandbox, req CreateRequ
 	return m.bootSource(s, t)
 }
 
-func makeDirs(dir paths.Sandbox, undos *undo.Stack) error {
-	undos.Push("remove directory", func(context.Context) error { return os.RemoveAll(dir.String()) })
+func makeDirs(dir paths.Sandbox) error {
 	for _, d := range []string{dir.String(), dir.Run(), dir.Disk(), dir.Captures()} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return fault.Wrap(err, "make", "sandbox directory")
@@ -177,8 +188,9 @@ func makeDirs(dir paths.Sandbox, undos *undo.Stack) error {
 	return nil
 }
 
-// settleRunning writes down that the sandbox runs; with that its start is done.
-func (m *Manager) settleRunning(s *Sandbox, op Operation, clock *stopwatch, undos *undo.Stack) error {
+// settleRunning writes down that the sandbox runs; with that its start is done. A nil idle
+// leaves the timeout as it is.
+func (m *Manager) settleRunning(s *Sandbox, op Operation, clock *stopwatch, idle *time.Duration) error {
 	now := m.cfg.Clock()
 	s.touch(now)
 	err := s.update(false, func(j *journal) {
@@ -186,11 +198,13 @@ func (m *Manager) settleRunning(s *Sandbox, op Operation, clock *stopwatch, undo
 		j.Generation++
 		j.note(op.ID)
 		j.ActiveAt, j.Phases = now, clock.phases
+		if idle != nil {
+			j.IdleTimeout = *idle
+		}
 	})
 	if err != nil {
 		return err
 	}
-	undos.Discard()
 	in, _, _ := s.parts()
 	m.watch(s, in)
 	m.log.Info("sandbox runs", "sandbox", s.ID(), "phases", phaseText(clock.phases))

@@ -11,21 +11,29 @@ import (
 	"github.com/roosthq/roost/internal/undo"
 )
 
-// Destroy removes a sandbox, whatever it is doing: an operation under way is cancelled. A
-// sandbox that is not there is destroyed already.
+// Destroy removes a sandbox, whatever it is doing: operations under way and waiting are
+// cancelled. A sandbox that is not there is destroyed already.
 func (m *Manager) Destroy(ctx context.Context, op Operation, id string) error {
+	ctx, done, err := m.call(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
 	s, err := m.lookup(id)
 	if fault.Is(err, fault.NotFound) {
 		return nil
 	}
-	s.interrupt()
+	if err := fence(s.journal(), op); err != nil {
+		return err // before it interrupts anything
+	}
+	defer s.interrupt()()
 	ctx, leave, err := s.enter(ctx)
 	if err != nil {
 		return err
 	}
 	defer leave()
-	if _, err := m.lookup(id); err != nil {
-		return nil //nolint:nilerr // another Destroy, or a failed create, was first
+	if !m.has(s) {
+		return nil // another Destroy, or a failed create, was first
 	}
 	if err := fence(s.journal(), op); err != nil {
 		return err
@@ -35,52 +43,47 @@ func (m *Manager) Destroy(ctx context.Context, op Operation, id string) error {
 	return fault.Wrap(m.destroy(ctx, s), "destroy", "sandbox "+id)
 }
 
-// destroy gives back everything. Each step runs even when one before it failed, except that
-// files stay while something may still write them.
+// destroy gives back everything, in an order in which nothing is given back that may still be
+// used: what runs ends, the directory goes and its journal with it, then the slot.
 func (m *Manager) destroy(ctx context.Context, s *Sandbox) error {
-	if err := s.update(false, func(j *journal) { j.State = Destroying }); err != nil {
-		return err
+	mark := func(j *journal) { j.State = Destroying }
+	if err := s.update(false, mark); err != nil {
+		// A full disk must not keep anybody from making space.
+		m.log.Warn("destroying a sandbox without a note of it", "sandbox", s.ID(), "error", err)
+		s.remember(mark)
 	}
 	if err := failpoint.Hit("sandbox.destroy.marked"); err != nil {
 		return err
 	}
-	in, slot, guest := s.parts()
-	if in != nil {
-		guest.CloseIdle()
-		if err := in.Stop(ctx); err != nil {
-			return err
-		}
+	if err := m.end(ctx, s); err != nil {
+		return err
 	}
 	if err := m.cfg.Runtime.Discard(ctx, s.spec(m)); err != nil {
 		return err
 	}
-	var errs []error
-	if slot != nil {
-		errs = append(errs, m.cfg.Network.Release(ctx, slot))
-	}
-	s.attach(nil, nil, nil)
-	errs = append(errs, failpoint.Hit("sandbox.destroy.stopped"), m.removeFiles(s))
-	if err := errors.Join(errs...); err != nil {
+	if err := failpoint.Hit("sandbox.destroy.stopped"); err != nil {
 		return err
 	}
-	m.forget(s.ID())
-	m.log.Info("sandbox destroyed", "sandbox", s.ID())
-	return nil
+	return m.remove(ctx, s)
 }
 
-// removeFiles moves the directory away first, so that a crash leaves either a whole sandbox
-// or trash.
-func (m *Manager) removeFiles(s *Sandbox) error {
+// remove moves the directory away first, so that a crash leaves either a whole sandbox or
+// trash and a stray slot, which nothing names.
+func (m *Manager) remove(ctx context.Context, s *Sandbox) error {
 	trash := filepath.Join(m.cfg.Data.Trash(), s.ID()+"-"+randomHex(4))
-	err := os.Rename(s.dir.String(), trash)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
+	if err := os.Rename(s.dir.String(), trash); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fault.Wrap(err, "remove", "sandbox directory")
 	}
+	_, slot, _ := s.parts()
+	s.attach(nil, nil, nil)
+	m.forget(s.ID())
+	m.release(ctx, slot)
 	if err := failpoint.Hit("sandbox.destroy.renamed"); err != nil {
 		return err
 	}
-	return fault.Wrap(os.RemoveAll(trash), "empty", "trash")
+	if err := os.RemoveAll(trash); err != nil {
+		m.log.Error("trash stays until the next start", "path", trash, "error", err)
+	}
+	m.log.Info("sandbox destroyed", "sandbox", s.ID())
+	return nil
 }

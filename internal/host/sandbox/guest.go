@@ -4,7 +4,7 @@ import (
 	"io"
 	"net/http"
 
-	"github.com/roosthq/roost/internal/host/guestclient"
+	"github.com/roosthq/roost/internal/fault"
 )
 
 // Guest is a way into a running sandbox for one request. Release it when the request is over;
@@ -23,24 +23,45 @@ func (m *Manager) Guest(id, op string) (*Guest, error) {
 	if err != nil {
 		return nil, err
 	}
-	j := s.journal()
-	_, _, client := s.parts()
-	if err := need(id, j.State, Running, op); err != nil {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.reachable(op); err != nil {
 		return nil, err
 	}
-	return m.open(s, client, j.AccessToken), nil
+	// Under the lock: an idle pause sees the request, or the request sees the pause.
+	s.inFlight++
+	s.touch(m.cfg.Clock())
+	return &Guest{Transport: s.guest.Transport(), AccessToken: s.j.AccessToken, s: s, m: m}, nil
 }
 
-func (m *Manager) open(s *Sandbox, client *guestclient.Client, token string) *Guest {
-	s.inFlight.Add(1)
-	s.touch(m.cfg.Clock())
-	return &Guest{Transport: client.Transport(), AccessToken: token, s: s, m: m}
+// Reachable says why a sandbox's guest cannot be reached, if it cannot.
+func (m *Manager) Reachable(id, op string) error {
+	s, err := m.lookup(id)
+	if err != nil {
+		return err
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.reachable(op)
+}
+
+func (s *Sandbox) reachable(op string) error {
+	if err := need(s.j.ID, s.j.State, Running, op); err != nil {
+		return err
+	}
+	if s.guest == nil {
+		return fault.New(fault.Unavailable, op, "sandbox "+s.j.ID, "the host agent does not hold it").
+			WithHint("try again in a moment")
+	}
+	return nil
 }
 
 // Release ends the request.
 func (g *Guest) Release() {
 	g.s.touch(g.m.cfg.Clock())
-	g.s.inFlight.Add(-1)
+	g.s.mu.Lock()
+	defer g.s.mu.Unlock()
+	g.s.inFlight--
 }
 
 // Watch returns body with every read counted as activity.

@@ -2,7 +2,6 @@ package sandbox
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -22,7 +21,7 @@ func (m *Manager) pauseIdle(ctx context.Context) error {
 	group.SetLimit(pausesAtOnce)
 	for _, s := range m.list() {
 		j := s.journal()
-		if j.State != Running || j.IdleTimeout == 0 || !m.idle(s, j.IdleTimeout) {
+		if j.State != Running || j.IdleTimeout == 0 || !m.idleNow(s, j.IdleTimeout) {
 			continue
 		}
 		group.Go(func() error { return m.pauseIfIdle(ctx, s, j.IdleTimeout) })
@@ -31,9 +30,16 @@ func (m *Manager) pauseIdle(ctx context.Context) error {
 }
 
 // idle says whether nothing was seen of a sandbox for as long. A request in flight is
-// activity: a command that is being waited for is not idle, however quiet.
+// activity: a command that is being waited for is not idle, however quiet. s.mu is held.
 func (m *Manager) idle(s *Sandbox, limit time.Duration) bool {
-	return s.inFlight.Load() == 0 && m.cfg.Clock().Sub(time.Unix(0, s.activeAt.Load())) >= limit
+	return s.inFlight == 0 && m.cfg.Clock().Sub(*s.activeAt.Load()) >= limit
+}
+
+// idleNow is idle for who does not hold s.mu.
+func (m *Manager) idleNow(s *Sandbox, limit time.Duration) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return m.idle(s, limit)
 }
 
 // pauseIfIdle asks the guest, which also sees output that nobody is reading.
@@ -45,16 +51,13 @@ func (m *Manager) pauseIfIdle(ctx context.Context, s *Sandbox, limit time.Durati
 			return nil
 		}
 	}
-	if !m.idle(s, limit) {
-		return nil
+	_, err := m.pauseIf(ctx, Operation{}, s.ID(), "idle for "+limit.String(), func(s *Sandbox) bool {
+		return s.j.IdleTimeout == limit && m.idle(s, limit)
+	})
+	if err == nil || ctx.Err() != nil || fault.Is(err, fault.FailedPrecondition) || fault.Is(err, fault.NotFound) || fault.Is(err, fault.Aborted) {
+		return nil // paused, or it changed meanwhile
 	}
-	_, err := m.Pause(ctx, Operation{}, s.ID(), "idle for "+limit.String())
-	if fault.Is(err, fault.FailedPrecondition) || errors.Is(err, context.Canceled) {
-		return nil // it changed meanwhile
-	}
-	if err != nil {
-		// Do not try again every second: a full disk, say, stays full for a while.
-		s.touch(m.cfg.Clock())
-	}
+	// Do not try again every second: a full disk, say, stays full for a while.
+	s.touch(m.cfg.Clock())
 	return err
 }

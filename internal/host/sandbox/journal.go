@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/roosthq/roost/internal/fault"
@@ -52,6 +53,9 @@ type journal struct {
 	Capture int `json:"capture,omitempty"`
 	Pending int `json:"pending,omitempty"`
 
+	// BootID is the host's boot in which this was written: after another one nothing runs.
+	BootID string `json:"boot_id,omitempty"`
+
 	CreatedAt time.Time       `json:"created_at"`
 	ActiveAt  time.Time       `json:"active_at"`
 	Phases    []runtime.Phase `json:"phases,omitempty"`
@@ -81,6 +85,15 @@ func (j *journal) save(dir paths.Sandbox, durable bool) error {
 		return fault.Wrap(err, "encode journal of", j.ID)
 	}
 	return fault.Wrap(replaceFile(dir.Journal(), raw, durable), "write journal of", j.ID)
+}
+
+// bootID names the host's present boot.
+func bootID() string {
+	raw, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(raw))
 }
 
 func readJournal(dir paths.Sandbox) (*journal, error) {

@@ -54,6 +54,14 @@ type Manager struct {
 	all map[string]*Sandbox
 	// building holds the slots of templates' VMs, which no journal names.
 	building map[int]bool
+	// unreleased are slots that could not be given back yet.
+	unreleased []*network.Slot
+
+	// starting is held for reading from before a slot is taken until it is written down, and
+	// for writing while processes are ended that nobody wants: theirs may not become a
+	// sandbox's uid meanwhile.
+	starting sync.RWMutex
+	boot     string
 }
 
 // New makes a manager; Start adopts what runs.
@@ -63,7 +71,7 @@ func New(cfg Config) *Manager {
 	}
 	return &Manager{
 		cfg: cfg, log: cfg.Logger.With("component", "sandbox"),
-		all: map[string]*Sandbox{}, building: map[int]bool{},
+		all: map[string]*Sandbox{}, building: map[int]bool{}, boot: bootID(),
 	}
 }
 
@@ -75,10 +83,12 @@ func (m *Manager) Start(ctx context.Context) error {
 	}
 	for _, dir := range []string{m.cfg.Data.Sandboxes(), m.cfg.Data.Trash()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
+			m.Stop() // a second Start must not say that it runs
 			return fault.Wrap(err, "make", "sandbox directory")
 		}
 	}
 	if err := m.recover(run); err != nil {
+		m.Stop()
 		return err
 	}
 	m.Go(func() { m.every(run, idleTick, m.pauseIdle) })
@@ -86,15 +96,70 @@ func (m *Manager) Start(ctx context.Context) error {
 	return nil
 }
 
-// Stop lets go of every sandbox; they run on and are adopted by the next Start.
+// Stop lets go of every sandbox; they run on and are adopted by the next Start. Operations
+// under way are cancelled and undone first, unless they are past their commit.
 func (m *Manager) Stop() {
 	m.Base.Stop()
 	for _, s := range m.list() {
 		if in, _, guest := s.parts(); in != nil {
-			guest.CloseIdle()
+			guest.Close()
 			in.Detach()
 		}
 	}
+}
+
+// call begins an operation: Stop cancels it and waits for its end.
+func (m *Manager) call(ctx context.Context) (context.Context, func(), error) {
+	ctx, done, err := m.Call(ctx)
+	if err != nil {
+		return nil, nil, errStopping
+	}
+	return ctx, done, nil
+}
+
+// enter begins an operation on a sandbox, whose gate it takes.
+func (m *Manager) enter(ctx context.Context, id string) (*Sandbox, context.Context, func(), error) {
+	ctx, done, err := m.call(ctx)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	s, ctx, leave, err := m.take(ctx, id)
+	if err != nil {
+		done()
+		return nil, nil, nil, err
+	}
+	return s, ctx, func() { leave(); done() }, nil
+}
+
+func (m *Manager) take(ctx context.Context, id string) (*Sandbox, context.Context, func(), error) {
+	s, err := m.lookup(id)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	ctx, leave, err := s.enter(ctx)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if m.has(s) {
+		err = fault.Wrap(m.finish(ctx, s), "finish an earlier change of", "sandbox "+id)
+	}
+	if err == nil && !m.has(s) {
+		// It was destroyed while this waited.
+		_, err = m.lookup(id)
+	}
+	if err != nil {
+		leave()
+		return nil, nil, nil, err
+	}
+	return s, ctx, leave, nil
+}
+
+// has says whether s is still the sandbox of its id.
+func (m *Manager) has(s *Sandbox) bool {
+	id := s.ID()
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.all[id] == s
 }
 
 // every runs a pass of a loop until ctx ends; a pass's error is logged, not fatal.
@@ -176,11 +241,10 @@ func (m *Manager) Console(id string) ([]byte, error) {
 
 // SetIdleTimeout changes after how long without activity a sandbox pauses; 0 is never.
 func (m *Manager) SetIdleTimeout(ctx context.Context, op Operation, id string, idle time.Duration) (View, error) {
-	s, err := m.lookup(id)
-	if err != nil {
+	if err := checkIdle("set timeout of", idle); err != nil {
 		return View{}, err
 	}
-	_, leave, err := s.enter(ctx)
+	s, _, leave, err := m.enter(ctx, id)
 	if err != nil {
 		return View{}, err
 	}
@@ -197,4 +261,11 @@ func (m *Manager) SetIdleTimeout(ctx context.Context, op Operation, id string, i
 		})
 	}
 	return s.View(), err
+}
+
+func checkIdle(op string, idle time.Duration) error {
+	if idle < 0 {
+		return fault.New(fault.Invalid, op, "sandbox", "idle_timeout is "+idle.String()+": it cannot be negative; 0 is never")
+	}
+	return nil
 }

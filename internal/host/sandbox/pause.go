@@ -13,7 +13,6 @@ import (
 
 	"github.com/roosthq/roost/internal/failpoint"
 	"github.com/roosthq/roost/internal/fault"
-	"github.com/roosthq/roost/internal/host/guestclient"
 	"github.com/roosthq/roost/internal/host/runtime"
 	"github.com/roosthq/roost/internal/undo"
 )
@@ -27,13 +26,16 @@ type PauseResult struct {
 	BytesWritten int64
 }
 
-// Pause saves a sandbox and frees what it held. Pausing a paused one is done already.
+// Pause saves a sandbox and frees what it held. Pausing a paused one is done already. Requests
+// to its guest that are still open are cut off.
 func (m *Manager) Pause(ctx context.Context, op Operation, id, reason string) (PauseResult, error) {
-	s, err := m.lookup(id)
-	if err != nil {
-		return PauseResult{}, err
-	}
-	ctx, leave, err := s.enter(ctx)
+	return m.pauseIf(ctx, op, id, reason, nil)
+}
+
+// pauseIf is Pause, unless still (called with s.mu held, nil for always) says that it is no
+// longer wanted at the moment from which no request gets through.
+func (m *Manager) pauseIf(ctx context.Context, op Operation, id, reason string, still func(*Sandbox) bool) (PauseResult, error) {
+	s, ctx, leave, err := m.enter(ctx, id)
 	if err != nil {
 		return PauseResult{}, err
 	}
@@ -45,24 +47,30 @@ func (m *Manager) Pause(ctx context.Context, op Operation, id, reason string) (P
 	if err := errors.Join(fence(j, op), need(id, j.State, Running, "pause")); err != nil {
 		return PauseResult{}, err
 	}
-	written, err := m.pause(ctx, s, op, reason)
+	written, err := m.pause(ctx, s, op, reason, still)
 	if err != nil {
 		return PauseResult{}, fault.Wrap(err, "pause", "sandbox "+id)
 	}
 	return PauseResult{View: s.View(), BytesWritten: written}, nil
 }
 
-func (m *Manager) pause(ctx context.Context, s *Sandbox, op Operation, reason string) (int64, error) {
+func (m *Manager) pause(ctx context.Context, s *Sandbox, op Operation, reason string, still func(*Sandbox) bool) (int64, error) {
 	clock := newStopwatch()
+	wanted := true
 	err := s.update(false, func(j *journal) {
-		j.State, j.Pending = Pausing, j.Capture+1
+		if wanted = still == nil || still(s); wanted {
+			j.State, j.Pending = Pausing, j.Capture+1
+		}
 	})
-	if err != nil {
-		return 0, err
+	switch {
+	case err != nil:
+		return 0, classify(err, "the sandbox still runs: ")
+	case !wanted:
+		return 0, fault.New(fault.FailedPrecondition, "", "", "it is in use")
 	}
 	written, err := m.captureSandbox(ctx, s, clock)
 	if err != nil {
-		return 0, m.abandonPause(ctx, s, err)
+		return 0, m.abandonPause(ctx, s, explain(ctx, err))
 	}
 	// Committed: from here on the pause only completes, whoever gives up waiting for it.
 	ctx, cancel := undo.Context(ctx)
@@ -76,7 +84,7 @@ func (m *Manager) captureSandbox(ctx context.Context, s *Sandbox, clock *stopwat
 	in, _, guest := s.parts()
 	ctx = untilExit(ctx, in)
 	if err := guest.Freeze(ctx, freezeSync); err != nil {
-		return 0, err
+		return 0, explain(ctx, err)
 	}
 	guest.CloseIdle()
 	clock.mark("quiesce")
@@ -137,72 +145,123 @@ func (m *Manager) publish(s *Sandbox, stage string, record json.RawMessage) erro
 	if err := os.Rename(stage, s.dir.Capture(j.Pending)); err != nil {
 		return fault.Wrap(err, "publish", "capture")
 	}
-	return fault.Wrap(syncDir(s.dir.Captures()), "sync", "capture directory")
+	err = errors.Join(syncDir(s.dir.Captures()), syncDir(s.dir.String()), syncDir(m.cfg.Data.Sandboxes()))
+	if err == nil {
+		return nil
+	}
+	// The disk does not promise to keep it. Where it cannot be taken back either, it stands.
+	if back := m.unpublish(s); back != nil {
+		m.log.Error("capture is published, but not synced", "sandbox", j.ID, "error", errors.Join(err, back))
+		return nil
+	}
+	return fault.Wrap(err, "sync", "capture directory")
+}
+
+// unpublish makes the pending capture a stage again, before the sandbox runs on: the disk that
+// the capture names is then written to, and must never meet the memory in it.
+func (m *Manager) unpublish(s *Sandbox) error {
+	n := s.journal().Pending
+	err := os.Rename(s.dir.Capture(n), s.dir.CaptureStage(n))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return fault.Wrap(err, "take back", "capture")
 }
 
 // abandonPause makes the sandbox run again after a pause that was not committed. When it does
 // not, it is failed, with its disk kept.
 func (m *Manager) abandonPause(ctx context.Context, s *Sandbox, cause error) error {
-	cause = classify(cause)
 	ctx, cancel := undo.Context(ctx)
 	defer cancel()
-	in, _, guest := s.parts()
-	err := m.unfreeze(ctx, s, in, guest)
-	stage := s.dir.CaptureStage(s.journal().Pending)
-	cleanup := errors.Join(os.RemoveAll(stage), os.RemoveAll(s.dir.Capture(s.journal().Pending)))
+	err := m.runOn(ctx, s)
 	if err == nil {
-		return errors.Join(cause, cleanup, s.update(false, func(j *journal) {
-			j.State, j.Pending = Running, 0
-		}))
+		return classify(cause, "the sandbox still runs: ")
 	}
 	reason := fmt.Sprintf("pause failed (%v) and the sandbox could not be thawed (%v)", fault.Message(cause), err)
-	return errors.Join(cause, cleanup, err, m.fail(ctx, s, reason))
+	return errors.Join(classify(cause, ""), err, m.fail(ctx, s, reason))
 }
 
-func (m *Manager) unfreeze(ctx context.Context, s *Sandbox, in runtime.Instance, guest *guestclient.Client) error {
+// runOn lets a sandbox in the middle of an uncommitted pause run on.
+func (m *Manager) runOn(ctx context.Context, s *Sandbox) error {
+	in, _, guest := s.parts()
+	if in == nil {
+		return fault.New(fault.NotFound, "thaw", "sandbox", "nothing of it runs")
+	}
 	if err := in.Thaw(ctx); err != nil {
 		return err
 	}
-	return guest.Thaw(untilExit(ctx, in), s.journal().Generation)
+	if err := guest.Thaw(untilExit(ctx, in), s.journal().Generation); err != nil {
+		return err
+	}
+	m.dropStage(s)
+	settle := func(j *journal) { j.State, j.Pending = Running, 0 }
+	if err := s.update(false, settle); err != nil {
+		// It runs, whatever its journal says; after a crash an unpublished pause is thawed.
+		m.log.Warn("a pause's end is not written down", "sandbox", s.ID(), "error", err)
+		s.remember(settle)
+	}
+	return nil
+}
+
+// dropStage removes what an uncommitted pause has written.
+func (m *Manager) dropStage(s *Sandbox) {
+	if err := os.RemoveAll(s.dir.CaptureStage(s.journal().Pending)); err != nil {
+		m.log.Warn("unfinished capture stays until the next pause", "sandbox", s.ID(), "error", err)
+	}
+}
+
+// published says whether the pending capture is in place.
+func (m *Manager) published(s *Sandbox) bool {
+	_, _, err := readCapture(s.dir.Capture(s.journal().Pending))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		m.log.Error("published capture is unreadable", "sandbox", s.ID(), "error", err)
+	}
+	return err == nil
+}
+
+// finishPause completes a pause whose capture is published, and undoes another.
+func (m *Manager) finishPause(ctx context.Context, s *Sandbox) error {
+	if m.published(s) {
+		return m.completePause(ctx, s, Operation{}, "paused", newStopwatch())
+	}
+	err := m.unpublish(s)
+	if err == nil {
+		err = m.runOn(ctx, s)
+	}
+	if err != nil {
+		return errors.Join(err, m.fail(ctx, s, "it could not be thawed after an unfinished pause: "+fault.Message(err)))
+	}
+	return nil
 }
 
 // completePause does what follows the commit: end the runtime, give back slot and uid, drop
 // what the new capture no longer needs. Every step may be repeated after a crash.
 func (m *Manager) completePause(ctx context.Context, s *Sandbox, op Operation, reason string, clock *stopwatch) error {
-	in, slot, _ := s.parts()
 	if err := failpoint.Hit("sandbox.pause.published"); err != nil {
 		return err
 	}
-	if in != nil {
-		if err := in.Stop(ctx); err != nil {
-			return fault.Wrap(err, "stop", "paused instance")
-		}
+	if err := m.end(ctx, s); err != nil {
+		return fault.Wrap(err, "stop", "paused instance")
 	}
 	if err := failpoint.Hit("sandbox.pause.stopped"); err != nil {
 		return err
 	}
-	s.attach(nil, nil, nil)
-	if slot != nil {
-		if err := m.cfg.Network.Release(ctx, slot); err != nil {
-			m.log.Error("slot not released; the collector will", "sandbox", s.ID(), "error", err)
-		}
-	}
-	clock.mark("release")
+	clock.mark("stop")
 	usage := m.pausedUsage(s)
-	err := s.update(true, func(j *journal) {
+	err := m.vacate(ctx, s, true, func(j *journal) {
 		j.State, j.Reason = Paused, reason
 		j.Capture, j.Pending = j.Pending, 0
 		j.Generation++
 		j.note(op.ID)
-		j.Slot, j.UID, j.Instance = noSlot, 0, nil
 		j.DiskIndex++
 		j.ActiveAt, j.Phases, j.Usage = m.cfg.Clock(), clock.phases, usage
 	})
 	if err != nil {
-		return err
+		return classify(err, "the sandbox is saved and will be paused once there is space: ")
 	}
 	m.log.Info("sandbox paused", "sandbox", s.ID(), "reason", reason, "phases", phaseText(clock.phases))
-	return m.dropUnused(s)
+	m.dropUnused(s)
+	return nil
 }
 
 // pausedUsage counts what the pending capture and the disk really take.
@@ -228,8 +287,15 @@ func allocated(dir string) int64 {
 	return total
 }
 
-// dropUnused removes captures and disk files that the current capture does not stand on.
-func (m *Manager) dropUnused(s *Sandbox) error {
+// dropUnused removes captures and disk files that the current capture does not stand on. What
+// it cannot remove waits for the next time.
+func (m *Manager) dropUnused(s *Sandbox) {
+	if err := m.tryDropUnused(s); err != nil {
+		m.log.Warn("superseded captures stay", "sandbox", s.ID(), "error", err)
+	}
+}
+
+func (m *Manager) tryDropUnused(s *Sandbox) error {
 	current := s.dir.Capture(s.journal().Capture)
 	c, _, err := readCapture(current)
 	if err != nil {
@@ -243,14 +309,13 @@ func (m *Manager) dropUnused(s *Sandbox) error {
 	for _, f := range files {
 		keep[f] = true
 	}
+	var errs []error
 	for _, dir := range []string{s.dir.Captures(), s.dir.Disk()} {
-		if err := prune(dir, func(path string) bool {
+		errs = append(errs, prune(dir, func(path string) bool {
 			return keep[path] || strings.HasPrefix(path, current+"/")
-		}); err != nil {
-			return fault.Wrap(err, "remove", "superseded capture")
-		}
+		}))
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // prune deletes every file below dir that is not kept, and directories left empty.
@@ -274,17 +339,6 @@ func prune(dir string, keep func(string) bool) error {
 		}
 	}
 	return nil
-}
-
-// classify gives a full disk its kind and says what to do.
-func classify(err error) error {
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		return &fault.Error{
-			Kind: fault.ResourceExhausted, Err: err,
-			Hint: "the host's disk is full; the sandbox still runs: free space and try again",
-		}
-	}
-	return err
 }
 
 // phaseText is phases for the log.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -29,12 +30,12 @@ func (m *Manager) recover(ctx context.Context) error {
 	var group errgroup.Group
 	group.SetLimit(adoptionsAtOnce)
 	for _, e := range entries {
-		if e.Name() == filepath.Base(m.cfg.Data.Trash()) {
-			continue
+		if !idPattern.MatchString(e.Name()) {
+			continue // the trash, or not ours: lost+found
 		}
 		s, err := m.load(e.Name())
 		if err != nil {
-			m.log.Error("sandbox directory without a readable journal; moved to trash", "name", e.Name(), "error", err)
+			m.log.Warn("sandbox directory without a journal; moved to trash", "sandbox", e.Name(), "error", err)
 			continue
 		}
 		group.Go(func() error {
@@ -47,7 +48,10 @@ func (m *Manager) recover(ctx context.Context) error {
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	return m.collect(ctx)
+	if err := m.collect(ctx); err != nil {
+		m.log.Error("collect", "error", err)
+	}
+	return nil
 }
 
 func (m *Manager) emptyTrash() error {
@@ -63,21 +67,42 @@ func (m *Manager) emptyTrash() error {
 }
 
 // load reads one directory. A directory without a journal is a create that never got so far
-// as to make anything else.
+// as to make anything else. One whose journal is damaged holds somebody's data: it is kept, as
+// failed.
 func (m *Manager) load(name string) (*Sandbox, error) {
 	dir := m.cfg.Data.Sandbox(name)
 	j, err := readJournal(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, errors.Join(err, os.Rename(dir.String(), filepath.Join(m.cfg.Data.Trash(), name+"-"+randomHex(4))))
+	}
 	if err == nil && j.ID != name {
 		err = fault.New(fault.Internal, "read", "journal", "it is of sandbox "+j.ID)
 	}
 	if err != nil {
-		return nil, errors.Join(err, os.Rename(dir.String(), filepath.Join(m.cfg.Data.Trash(), name+"-"+randomHex(4))))
+		m.log.Error("sandbox's journal cannot be read", "sandbox", name, "error", err)
+		j = m.lostJournal(name, err)
 	}
 	s := newSandbox(dir, *j)
 	m.mu.Lock()
 	m.all[name] = s
 	m.mu.Unlock()
 	return s, nil
+}
+
+// lostJournal stands for one that cannot be read. Its generation is above any that the lost one
+// can have had: the last capture's, paused, resumed, failed.
+func (m *Manager) lostJournal(name string, cause error) *journal {
+	j := &journal{
+		Version: 1, ID: name, State: Failed, Reason: "its journal is damaged: " + fault.Message(cause),
+		Slot: noSlot, Generation: 3, BootID: m.boot, Runtime: m.cfg.Runtime.Name(), Isolation: m.cfg.Runtime.Isolation(),
+	}
+	dirs, _ := filepath.Glob(filepath.Join(m.cfg.Data.Sandbox(name).Captures(), "*"))
+	for _, dir := range dirs {
+		if _, man, err := readCapture(dir); err == nil {
+			j.Generation = max(j.Generation, man.Generation+3)
+		}
+	}
+	return j
 }
 
 // recoverOne takes up a sandbox where the last agent left it.
@@ -87,78 +112,90 @@ func (m *Manager) recoverOne(ctx context.Context, s *Sandbox) error {
 		return err
 	}
 	defer leave()
+	rebooted := m.noteBoot(s)
 	switch j := s.journal(); j.State {
-	case Creating, Destroying:
-		// Nobody was told that it exists, or somebody that it does not.
-		return m.destroyRecovered(ctx, s)
 	case Running:
+		if rebooted {
+			return m.fail(ctx, s, "the host was rebooted")
+		}
 		return m.adopt(ctx, s)
 	case Pausing:
 		return m.recoverPause(ctx, s)
-	case Resuming:
-		return m.recoverResume(ctx, s)
 	case Paused:
-		return m.dropUnused(s)
+		m.dropUnused(s)
+		return nil
 	default:
-		return nil
+		return m.finish(ctx, s)
 	}
 }
 
-// destroyRecovered destroys a sandbox whose parts this agent does not hold.
-func (m *Manager) destroyRecovered(ctx context.Context, s *Sandbox) error {
-	if err := m.reclaimSlot(ctx, s); err != nil {
-		return err
-	}
-	return m.destroy(ctx, s)
-}
+// unsynced is how many generations of a journal a host that goes down can lose: one resumed, one
+// failed. What is paused is synced.
+const unsynced = 2
 
-// reclaimSlot ends what runs under the sandbox's uid and gives its slot back.
-func (m *Manager) reclaimSlot(ctx context.Context, s *Sandbox) error {
-	j := s.journal()
-	if err := m.cfg.Runtime.Discard(ctx, s.spec(m)); err != nil {
-		return err
+// noteBoot tells a host that was rebooted from an agent that was restarted. After a reboot the
+// journal may be older than what others were told of the sandbox; its generation is raised
+// above that, or nobody would believe it.
+func (m *Manager) noteBoot(s *Sandbox) (rebooted bool) {
+	old := s.journal().BootID
+	if old == m.boot {
+		return false
 	}
-	if j.Slot == noSlot {
-		return nil
+	rebooted = old != ""
+	err := s.update(rebooted, func(j *journal) {
+		j.BootID = m.boot
+		if rebooted {
+			j.Generation += unsynced
+		}
+	})
+	if err != nil {
+		m.log.Error("write down the host's boot", "sandbox", s.ID(), "error", err)
 	}
-	slot, err := m.cfg.Network.Adopt(ctx, j.Slot, j.ID)
-	switch {
-	case fault.Is(err, fault.NotFound):
-		return nil
-	case err != nil:
-		return err
-	}
-	return m.cfg.Network.Release(ctx, slot)
+	return rebooted
 }
 
 // adopt takes over a running sandbox; one that ended meanwhile is failed.
 func (m *Manager) adopt(ctx context.Context, s *Sandbox) error {
 	if err := m.takeOver(ctx, s); err != nil {
-		reason := "it ended while the agent was down: " + fault.Message(err)
-		return errors.Join(m.reclaimEnded(ctx, s), m.fail(ctx, s, reason))
+		return m.lose(ctx, s, "it ended while the agent was down", err)
 	}
-	in, _, _ := s.parts()
 	s.touch(m.cfg.Clock())
-	m.watch(s, in)
 	m.log.Info("sandbox adopted", "sandbox", s.ID())
 	return nil
 }
 
-// reclaimEnded frees the slot and uid of a sandbox that runs no more, and keeps its disk.
-func (m *Manager) reclaimEnded(ctx context.Context, s *Sandbox) error {
-	j := s.journal()
-	if err := m.cfg.Runtime.Reap(ctx, s.spec(m)); err != nil {
-		return err
+// lose fails a sandbox that could not be taken over, and keeps its disk. When the agent stops
+// meanwhile, that says nothing about the sandbox: it is left to the next one.
+func (m *Manager) lose(ctx context.Context, s *Sandbox, what string, cause error) error {
+	if ctx.Err() != nil {
+		return fault.Wrap(ctx.Err(), "adopt", "sandbox "+s.ID())
 	}
-	slot, err := m.cfg.Network.Adopt(ctx, j.Slot, j.ID)
-	if err != nil {
-		return nil //nolint:nilerr // it is gone already
-	}
-	return m.cfg.Network.Release(ctx, slot)
+	return m.fail(ctx, s, what+": "+fault.Message(cause))
 }
 
-// takeOver gets hold of a running instance, its slot and its guest.
+// How often, and how far apart, it is tried to take over what may still run: a busy machine
+// is slow to answer, and giving up ends a sandbox.
+const (
+	takeOverTries = 3
+	takeOverWait  = time.Second
+)
+
+// takeOver gets hold of a running instance, its slot and its guest, and watches it.
 func (m *Manager) takeOver(ctx context.Context, s *Sandbox) error {
+	for try := 1; ; try++ {
+		err := m.tryTakeOver(ctx, s)
+		if err == nil || fault.Is(err, fault.NotFound) || try == takeOverTries {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(takeOverWait):
+		}
+	}
+}
+
+func (m *Manager) tryTakeOver(ctx context.Context, s *Sandbox) error {
 	j := s.journal()
 	in, err := m.cfg.Runtime.Adopt(ctx, s.spec(m), j.Instance)
 	if err != nil {
@@ -170,55 +207,20 @@ func (m *Manager) takeOver(ctx context.Context, s *Sandbox) error {
 		return err
 	}
 	s.attach(in, slot, guestclient.New(slot.Dial, j.ControlToken))
+	m.watch(s, in)
 	return nil
 }
 
 // recoverPause completes a pause whose capture was published, and thaws one whose was not.
 func (m *Manager) recoverPause(ctx context.Context, s *Sandbox) error {
-	j := s.journal()
 	adopted := m.takeOver(ctx, s)
-	if _, _, err := readCapture(s.dir.Capture(j.Pending)); err == nil {
-		if adopted != nil {
-			if err := m.reclaimEnded(ctx, s); err != nil {
-				return err
-			}
-		}
+	if m.published(s) {
 		ctx, cancel := undo.Context(ctx)
 		defer cancel()
 		return m.completePause(ctx, s, Operation{}, "paused; the agent was restarted meanwhile", newStopwatch())
 	}
 	if adopted != nil {
-		reason := "it ended during a pause, while the agent was down: " + fault.Message(adopted)
-		return errors.Join(m.reclaimEnded(ctx, s), os.RemoveAll(s.dir.CaptureStage(j.Pending)), m.fail(ctx, s, reason))
+		return m.lose(ctx, s, "it ended during a pause, while the agent was down", adopted)
 	}
-	return m.thawRecovered(ctx, s)
-}
-
-func (m *Manager) thawRecovered(ctx context.Context, s *Sandbox) error {
-	in, _, guest := s.parts()
-	if err := m.unfreeze(ctx, s, in, guest); err != nil {
-		return errors.Join(err, m.fail(ctx, s, "it could not be thawed after the agent was killed during a pause: "+fault.Message(err)))
-	}
-	err := errors.Join(os.RemoveAll(s.dir.CaptureStage(s.journal().Pending)), s.update(false, func(j *journal) {
-		j.State, j.Pending = Running, 0
-	}))
-	m.watch(s, in)
-	return err
-}
-
-// recoverResume undoes a resume: the capture is as it was.
-func (m *Manager) recoverResume(ctx context.Context, s *Sandbox) error {
-	if err := m.reclaimSlot(ctx, s); err != nil {
-		return err
-	}
-	_, man, err := readCapture(s.dir.Capture(s.journal().Capture))
-	if err != nil {
-		return err
-	}
-	err = s.update(true, func(j *journal) {
-		j.State, j.ControlToken = Paused, man.ControlToken
-		j.Slot, j.UID, j.Instance = noSlot, 0, nil
-		j.DiskIndex++
-	})
-	return errors.Join(err, m.dropUnused(s))
+	return m.finish(ctx, s)
 }

@@ -12,13 +12,14 @@ import (
 )
 
 // Resume wakes a paused sandbox; a running one is awake already. A failed resume leaves the
-// paused state as it was.
+// paused state as it was. idle, when it is not nil, is the new idle timeout.
 func (m *Manager) Resume(ctx context.Context, op Operation, id string, idle *time.Duration) (View, error) {
-	s, err := m.lookup(id)
-	if err != nil {
-		return View{}, err
+	if idle != nil {
+		if err := checkIdle("resume", *idle); err != nil {
+			return View{}, err
+		}
 	}
-	ctx, leave, err := s.enter(ctx)
+	s, ctx, leave, err := m.enter(ctx, id)
 	if err != nil {
 		return View{}, err
 	}
@@ -31,18 +32,13 @@ func (m *Manager) Resume(ctx context.Context, op Operation, id string, idle *tim
 		return View{}, err
 	}
 	if err := m.resume(ctx, s, op, idle); err != nil {
+		err = classify(explain(ctx, err), "the sandbox stays paused: ")
 		return View{}, fault.Wrap(err, "resume", "sandbox "+id)
 	}
 	return s.View(), nil
 }
 
-func (m *Manager) resume(ctx context.Context, s *Sandbox, op Operation, idle *time.Duration) (err error) {
-	var undos undo.Stack
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, undos.Rollback(ctx))
-		}
-	}()
+func (m *Manager) resume(ctx context.Context, s *Sandbox, op Operation, idle *time.Duration) error {
 	capture, man, err := readCapture(s.dir.Capture(s.journal().Capture))
 	if err != nil {
 		return err
@@ -52,29 +48,37 @@ func (m *Manager) resume(ctx context.Context, s *Sandbox, op Operation, idle *ti
 		return err
 	}
 	clock.mark("read")
-	undos.Push("mark paused", func(context.Context) error {
-		return s.update(true, func(j *journal) {
-			j.State, j.ControlToken = Paused, man.ControlToken
-			// The next try must not meet a leftover of this one.
-			j.DiskIndex++
-		})
-	})
 	if err := s.update(false, func(j *journal) { j.State = Resuming }); err != nil {
 		return err
 	}
-	src := source{capture: &capture, controlToken: man.ControlToken}
-	if err := m.start(ctx, s, src, &undos, clock); err != nil {
+	err = m.start(ctx, s, source{capture: &capture, controlToken: man.ControlToken}, clock)
+	if err == nil {
+		err = failpoint.Hit("sandbox.resume.started")
+	}
+	if err == nil {
+		err = m.settleRunning(s, op, clock, idle)
+	}
+	if err == nil {
+		return nil
+	}
+	ctx, cancel := undo.Context(ctx)
+	defer cancel()
+	return errors.Join(err, m.abandonResume(ctx, s))
+}
+
+// abandonResume undoes a resume: the capture is as it was, and what was made over it goes.
+func (m *Manager) abandonResume(ctx context.Context, s *Sandbox) error {
+	if err := m.end(ctx, s); err != nil {
 		return err
 	}
-	if err := failpoint.Hit("sandbox.resume.started"); err != nil {
+	if err := m.cfg.Runtime.Discard(ctx, s.spec(m)); err != nil {
 		return err
 	}
-	if idle != nil {
-		if err := s.update(false, func(j *journal) { j.IdleTimeout = *idle }); err != nil {
-			return err
-		}
-	}
-	return m.settleRunning(s, op, clock, &undos)
+	return m.vacate(ctx, s, true, func(j *journal) {
+		j.State = Paused
+		// The next try must not meet a leftover of this one.
+		j.DiskIndex++
+	})
 }
 
 // compact merges a disk that has become too deep to open, and publishes the capture anew.
@@ -88,5 +92,6 @@ func (m *Manager) compact(ctx context.Context, s *Sandbox, c runtime.Capture, ma
 		return c, err
 	}
 	c.Record = record
-	return c, m.dropUnused(s)
+	m.dropUnused(s)
+	return c, nil
 }

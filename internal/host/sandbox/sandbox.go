@@ -28,16 +28,20 @@ type Sandbox struct {
 	in    runtime.Instance
 	slot  *network.Slot
 	guest *guestclient.Client
-	// abort cancels the transition under way, for Destroy.
-	abort context.CancelFunc
+	// abort cancels the transition under way, for Destroy; doomed counts the Destroys that wait
+	// for the gate, so that whoever gets it before them gives up at once.
+	abort  context.CancelCauseFunc
+	doomed int
+	// inFlight are the requests that the guest is being asked.
+	inFlight int
 
-	activeAt atomic.Int64
-	inFlight atomic.Int64
+	// activeAt keeps the monotonic clock's reading: a step of the host's clock is not idleness.
+	activeAt atomic.Pointer[time.Time]
 }
 
 func newSandbox(dir paths.Sandbox, j journal) *Sandbox {
 	s := &Sandbox{dir: dir, j: j, gate: make(chan struct{}, 1)}
-	s.activeAt.Store(j.ActiveAt.UnixNano())
+	s.touch(j.ActiveAt)
 	return s
 }
 
@@ -45,28 +49,43 @@ func newSandbox(dir paths.Sandbox, j journal) *Sandbox {
 func (s *Sandbox) enter(ctx context.Context) (context.Context, func(), error) {
 	select {
 	case s.gate <- struct{}{}:
+		ctx, leave := s.begin(ctx)
+		return ctx, leave, nil
 	case <-ctx.Done():
-		return nil, nil, fault.Wrap(ctx.Err(), "wait for", "sandbox "+s.ID())
+		return nil, nil, explain(ctx, fault.Wrap(ctx.Err(), "wait for", "sandbox "+s.ID()))
 	}
-	ctx, cancel := context.WithCancel(ctx)
+}
+
+// begin is the start of a transition whose gate is held.
+func (s *Sandbox) begin(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
 	s.mu.Lock()
 	s.abort = cancel
+	if s.doomed > 0 {
+		cancel(errDestroyed)
+	}
 	s.mu.Unlock()
 	return ctx, func() {
-		cancel()
+		cancel(nil)
 		s.mu.Lock()
 		s.abort = nil
 		s.mu.Unlock()
 		<-s.gate
-	}, nil
+	}
 }
 
-// interrupt cancels the transition under way, if any.
-func (s *Sandbox) interrupt() {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
+// interrupt cancels the transition under way and those that are before a Destroy, until undo.
+func (s *Sandbox) interrupt() (undo func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.doomed++
 	if s.abort != nil {
-		s.abort()
+		s.abort(errDestroyed)
+	}
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.doomed--
 	}
 }
 
@@ -94,6 +113,14 @@ func (s *Sandbox) update(durable bool, change func(*journal)) error {
 	return nil
 }
 
+// remember changes what is known without writing it down: for a change that a full disk must
+// not keep from being made, and whose loss in a crash recovery makes good.
+func (s *Sandbox) remember(change func(*journal)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change(&s.j)
+}
+
 // journal returns a copy of what is known.
 func (s *Sandbox) journal() journal {
 	s.mu.RLock()
@@ -114,7 +141,7 @@ func (s *Sandbox) parts() (runtime.Instance, *network.Slot, *guestclient.Client)
 }
 
 // touch notes activity.
-func (s *Sandbox) touch(at time.Time) { s.activeAt.Store(at.UnixNano()) }
+func (s *Sandbox) touch(at time.Time) { s.activeAt.Store(&at) }
 
 // View is what others may know of a sandbox.
 type View struct {
@@ -136,15 +163,17 @@ type View struct {
 
 // View of the sandbox now; usage is read from the host while it runs.
 func (s *Sandbox) View() View {
-	j := s.journal()
+	s.mu.RLock()
+	j, in := s.j, s.in
+	s.mu.RUnlock()
 	v := View{
 		ID: j.ID, State: j.State, Reason: j.Reason, Generation: j.Generation,
 		Template: j.TemplateName, Resources: j.Resources, Envs: maps.Clone(j.Envs),
 		IdleTimeout: j.IdleTimeout, Runtime: j.Runtime, Isolation: j.Isolation,
-		CreatedAt: j.CreatedAt, ActiveAt: time.Unix(0, s.activeAt.Load()),
+		CreatedAt: j.CreatedAt, ActiveAt: *s.activeAt.Load(),
 		Phases: j.Phases, Usage: j.Usage,
 	}
-	if in, _, _ := s.parts(); in != nil && j.State == Running {
+	if in != nil && j.State == Running {
 		if u, err := in.Usage(); err == nil {
 			v.Usage = u
 		}
@@ -155,7 +184,7 @@ func (s *Sandbox) View() View {
 // fence refuses an operation that was decided on an older generation.
 func fence(j journal, op Operation) error {
 	if op.Generation != 0 && op.Generation < j.Generation {
-		return fault.New(fault.Aborted, "change", "sandbox "+j.ID, "it has changed since this was decided").
+		return fault.New(fault.FailedPrecondition, "change", "sandbox "+j.ID, "it has changed since this was decided").
 			WithHint("read its state and try again")
 	}
 	return nil

@@ -13,7 +13,6 @@ import (
 	"github.com/roosthq/roost/internal/host/guestclient"
 	"github.com/roosthq/roost/internal/host/network"
 	"github.com/roosthq/roost/internal/host/runtime"
-	"github.com/roosthq/roost/internal/undo"
 )
 
 // How long a guest may take to answer: a booting one, and one that was restored.
@@ -32,76 +31,67 @@ type source struct {
 	grow bool
 }
 
-// spec of the sandbox's current slot, uid and disk index.
+// spec of the sandbox's current slot, uid and disk index. A uid that is not the installation's
+// (any more) is never used: it may be somebody else's.
 func (s *Sandbox) spec(m *Manager) runtime.Spec {
 	j := s.journal()
-	return runtime.Spec{
+	spec := runtime.Spec{
 		ID: j.ID, Resources: j.Resources, Template: j.Template,
 		RunDir: s.dir.Run(), DiskDir: s.dir.Disk(), DiskIndex: j.DiskIndex,
-		UID: j.UID, Port: runtime.Port{MAC: network.GuestMAC.String()},
+		Port: runtime.Port{MAC: network.GuestMAC.String()},
 	}
+	if m.cfg.UIDs.Contains(j.UID) {
+		spec.UID = j.UID
+	}
+	return spec
 }
 
-// start brings a sandbox from its source to answering, with user processes running. What it
-// makes is pushed on undos; the journal names slot, uid and disk before they are used.
-func (m *Manager) start(ctx context.Context, s *Sandbox, src source, undos *undo.Stack, clock *stopwatch) error {
-	slot, err := m.claimSlot(ctx, s, undos)
+// start brings a sandbox from its source to answering, with user processes running. The
+// journal names slot, uid and disk before they are used, and what was made is attached to s at
+// once: when start fails, the caller ends it by way of the sandbox's state.
+func (m *Manager) start(ctx context.Context, s *Sandbox, src source, clock *stopwatch) error {
+	slot, err := m.claimSlot(ctx, s)
 	if err != nil {
 		return err
 	}
 	clock.mark("slot")
-	in, err := m.launch(ctx, s, slot, src, undos)
-	if err != nil {
+	if err := m.launch(ctx, s, slot, src); err != nil {
 		return err
 	}
 	clock.mark("runtime")
-	guest := guestclient.New(slot.Dial, src.controlToken)
-	undos.Push("close guest connections", func(context.Context) error {
-		guest.CloseIdle()
-		return nil
-	})
+	in, _, guest := s.parts()
 	if err := m.introduce(ctx, s, in, guest, src, clock); err != nil {
 		return withConsole(err, in)
 	}
-	s.attach(in, slot, guest)
-	undos.Push("forget instance", func(context.Context) error {
-		s.attach(nil, nil, nil)
-		return nil
-	})
 	return nil
 }
 
 // claimSlot takes a network slot and writes it, and the uid that goes with it, down.
-func (m *Manager) claimSlot(ctx context.Context, s *Sandbox, undos *undo.Stack) (*network.Slot, error) {
+func (m *Manager) claimSlot(ctx context.Context, s *Sandbox) (*network.Slot, error) {
+	m.starting.RLock()
+	defer m.starting.RUnlock()
 	slot, err := m.cfg.Network.Acquire(ctx, s.ID())
 	if err != nil {
 		return nil, err
 	}
-	undos.Push("release slot", func(ctx context.Context) error { return m.releaseSlot(ctx, s, slot) })
-	err = s.update(false, func(j *journal) {
-		j.Slot, j.UID = slot.Index(), m.cfg.UIDs.UID(slot.Index())
-	})
+	s.attach(nil, slot, nil)
+	uid := m.cfg.UIDs.UID(slot.Index())
+	if !m.cfg.UIDs.Contains(uid) {
+		return nil, fault.New(fault.ResourceExhausted, "take", "uid for sandbox "+s.ID(), fmt.Sprintf("slot %d has none", slot.Index()))
+	}
+	err = s.update(false, func(j *journal) { j.Slot, j.UID = slot.Index(), uid })
 	return slot, errors.Join(err, failpoint.Hit("sandbox.start.slot"))
 }
 
-// releaseSlot gives slot and uid back; nothing may run under the uid any more.
-func (m *Manager) releaseSlot(ctx context.Context, s *Sandbox, slot *network.Slot) error {
-	err := m.cfg.Network.Release(ctx, slot)
-	return errors.Join(err, s.update(false, func(j *journal) {
-		j.Slot, j.UID, j.Instance = noSlot, 0, nil
-	}))
-}
-
 // launch starts the runtime's instance and writes down how to find it again.
-func (m *Manager) launch(ctx context.Context, s *Sandbox, slot *network.Slot, src source, undos *undo.Stack) (runtime.Instance, error) {
+func (m *Manager) launch(ctx context.Context, s *Sandbox, slot *network.Slot, src source) error {
 	tap, err := slot.Tap()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer tap.Close()
 	spec := s.spec(m)
 	spec.Port.Tap, spec.Initrd = tap, src.initrd
-	undos.Push("discard instance", func(ctx context.Context) error { return m.cfg.Runtime.Discard(ctx, spec) })
 	var in runtime.Instance
 	if src.capture == nil {
 		in, err = m.cfg.Runtime.Boot(ctx, spec, runtime.BootOptions{})
@@ -109,17 +99,17 @@ func (m *Manager) launch(ctx context.Context, s *Sandbox, slot *network.Slot, sr
 		in, err = m.cfg.Runtime.Restore(ctx, spec, *src.capture)
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
-	undos.Push("stop instance", in.Stop)
+	s.attach(in, slot, guestclient.New(slot.Dial, src.controlToken))
 	if err := failpoint.Hit("sandbox.start.launched"); err != nil {
-		return nil, err
+		return err
 	}
 	record, err := in.Record()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return in, s.update(false, func(j *journal) { j.Instance = record })
+	return s.update(false, func(j *journal) { j.Instance = record })
 }
 
 // introduce makes the guest this sandbox: it runs, is told who it is, states the facts, and
@@ -133,40 +123,37 @@ func (m *Manager) introduce(ctx context.Context, s *Sandbox, in runtime.Instance
 	defer cancel()
 	ctx = untilExit(ctx, in)
 	if err := in.Thaw(ctx); err != nil {
-		return err
+		return explain(ctx, err)
 	}
 	if src.capture == nil {
 		if err := guest.WaitReady(ctx); err != nil {
-			return err
+			return explain(ctx, err)
 		}
 		clock.mark("boot")
 	}
-	id, err := m.nextIdentity(s, src)
-	if err != nil {
-		return err
-	}
+	id := m.nextIdentity(s, src)
 	if err := failpoint.Hit("sandbox.start.handshake"); err != nil {
 		return err
 	}
 	if _, err := guest.Handshake(ctx, id); err != nil {
-		return err
+		return explain(ctx, err)
 	}
 	clock.mark("handshake")
 	if err := guest.Thaw(ctx, id.Generation); err != nil {
-		return err
+		return explain(ctx, err)
 	}
 	clock.mark("thaw")
 	return s.update(false, func(j *journal) { j.ControlToken = id.ControlToken })
 }
 
 // nextIdentity is who the sandbox is in the generation that begins.
-func (m *Manager) nextIdentity(s *Sandbox, src source) (guestclient.Identity, error) {
+func (m *Manager) nextIdentity(s *Sandbox, src source) guestclient.Identity {
 	j := s.journal()
 	return guestclient.Identity{
 		SandboxID: j.ID, Generation: j.Generation + 1, Hostname: j.ID, MachineID: j.MachineID,
 		AccessToken: j.AccessToken, ControlToken: newToken(), Envs: j.Envs,
 		DefaultUser: j.DefaultUser, Grow: src.grow,
-	}, nil
+	}
 }
 
 // untilExit ends the context when the instance does, so that nobody waits for a dead guest.
@@ -175,7 +162,7 @@ func untilExit(ctx context.Context, in runtime.Instance) context.Context {
 	go func() {
 		select {
 		case <-in.Exited():
-			cancel(fault.New(fault.Internal, "start", "guest", in.Exit().Reason))
+			cancel(fault.New(fault.Internal, "", "", "the sandbox ended: "+in.Exit().Reason))
 		case <-ctx.Done():
 			cancel(nil)
 		}
@@ -183,7 +170,7 @@ func untilExit(ctx context.Context, in runtime.Instance) context.Context {
 	return ctx
 }
 
-// consoleLines is how much of the console goes into an error.
+// consoleBytes is how much of the console goes into an error.
 const consoleBytes = 400
 
 // withConsole adds the last words of a guest that did not start.

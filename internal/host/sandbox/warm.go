@@ -12,6 +12,7 @@ import (
 	"github.com/roosthq/roost/internal/host/image"
 	"github.com/roosthq/roost/internal/host/network"
 	"github.com/roosthq/roost/internal/host/runtime"
+	"github.com/roosthq/roost/internal/host/uids"
 	"github.com/roosthq/roost/internal/undo"
 )
 
@@ -67,9 +68,15 @@ func (m *Manager) warmKey(r runtime.Resources, t image.Template) image.WarmKey {
 // caller that gives up does not take it from the others.
 func (m *Manager) makeWarm(ctx context.Context, key image.WarmKey, r runtime.Resources, t image.Template) (image.Warm, error) {
 	done := m.warm.DoChan(key.ID(), func() (any, error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), bootTimeout)
+		ctx, end, err := m.call(context.WithoutCancel(ctx))
+		if err != nil {
+			return nil, err
+		}
+		defer end()
+		ctx, cancel := context.WithTimeout(ctx, bootTimeout)
 		defer cancel()
-		return m.bootWarm(ctx, key, r, t)
+		w, err := m.bootWarm(ctx, key, r, t)
+		return w, explain(ctx, err)
 	})
 	select {
 	case <-ctx.Done():
@@ -107,6 +114,8 @@ func (m *Manager) bootWarm(ctx context.Context, key image.WarmKey, r runtime.Res
 
 // buildSlot takes a slot that no journal names; the collector knows it from m.building.
 func (m *Manager) buildSlot(ctx context.Context, undos *undo.Stack) (*network.Slot, error) {
+	m.starting.RLock()
+	defer m.starting.RUnlock()
 	slot, err := m.cfg.Network.Acquire(ctx, "template-"+randomHex(4))
 	if err != nil {
 		return nil, err
@@ -115,11 +124,15 @@ func (m *Manager) buildSlot(ctx context.Context, undos *undo.Stack) (*network.Sl
 	m.building[slot.Index()] = true
 	m.mu.Unlock()
 	undos.Push("release slot", func(ctx context.Context) error {
-		err := m.cfg.Network.Release(ctx, slot)
+		// What will not die keeps its number, and so its uid.
+		if err := uids.Kill(ctx, m.cfg.UIDs.UID(slot.Index())); err != nil {
+			return err
+		}
 		m.mu.Lock()
 		delete(m.building, slot.Index())
 		m.mu.Unlock()
-		return err
+		m.release(ctx, slot)
+		return nil
 	})
 	return slot, nil
 }
@@ -151,8 +164,9 @@ func (m *Manager) captureTemplate(ctx context.Context, dir string, slot *network
 		return nil, err
 	}
 	undos.Push("stop template", in.Stop)
-	if err := settleTemplate(untilExit(ctx, in), slot, token); err != nil {
-		return nil, withConsole(err, in)
+	live := untilExit(ctx, in)
+	if err := settleTemplate(live, slot, token); err != nil {
+		return nil, withConsole(explain(live, err), in)
 	}
 	if err := in.Freeze(ctx); err != nil {
 		return nil, err
@@ -165,7 +179,7 @@ func (m *Manager) captureTemplate(ctx context.Context, dir string, slot *network
 // processes, and closes all connections, so that no capture holds one.
 func settleTemplate(ctx context.Context, slot *network.Slot, token string) error {
 	guest := guestclient.New(slot.Dial, token)
-	defer guest.CloseIdle()
+	defer guest.Close()
 	if err := guest.WaitReady(ctx); err != nil {
 		return err
 	}

@@ -28,36 +28,31 @@ func (m *Manager) watch(s *Sandbox, in runtime.Instance) {
 		if now, _, _ := s.parts(); now != in {
 			return
 		}
-		if err := m.fail(ctx, s, in.Exit().Reason); err != nil {
+		if err := m.finish(ctx, s); err != nil {
 			m.log.Error("clean up after a sandbox's death", "sandbox", s.ID(), "error", err)
 		}
 	})
 }
 
-// fail gives back what a dead sandbox held and keeps its disk, console and reason.
+// fail gives back what a dead sandbox held and keeps its disk, console and reason. While
+// something of it still runs it keeps its slot and uid.
 func (m *Manager) fail(ctx context.Context, s *Sandbox, reason string) error {
 	ctx, cancel := undo.Context(ctx)
 	defer cancel()
-	in, slot, guest := s.parts()
-	var undos undo.Stack
-	undos.Push("settle", func(context.Context) error {
-		return s.update(false, func(j *journal) {
-			j.State, j.Reason = Failed, reason
-			j.Generation++
-			j.Slot, j.UID, j.Instance, j.Pending = noSlot, 0, nil, 0
-		})
-	})
-	if slot != nil {
-		undos.Push("release slot", func(ctx context.Context) error { return m.cfg.Network.Release(ctx, slot) })
-	}
-	if in != nil {
-		undos.Push("stop instance", func(ctx context.Context) error {
-			guest.CloseIdle()
-			return in.Stop(ctx)
-		})
-	}
-	err := undos.Rollback(ctx)
-	s.attach(nil, nil, nil)
 	m.log.Warn("sandbox failed", "sandbox", s.ID(), "reason", reason)
+	m.dropStage(s)
+	settle := func(j *journal) {
+		if j.State != Failed {
+			j.State, j.Reason, j.Pending = Failed, reason, 0
+			j.Generation++
+		}
+	}
+	err := m.end(ctx, s)
+	if err == nil {
+		err = m.vacate(ctx, s, false, settle)
+	}
+	if err != nil && s.update(false, settle) != nil {
+		s.remember(settle) // finish comes back to it
+	}
 	return err
 }

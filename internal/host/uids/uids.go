@@ -9,7 +9,7 @@ import (
 	"context"
 	"os"
 	"strconv"
-	"syscall"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -32,6 +32,12 @@ const Blocks = (Last - First) / BlockSize
 
 // NewBlock is the n-th block.
 func NewBlock(n int) Block { return Block(First + (n%Blocks)*BlockSize) }
+
+// Valid says whether b is one of the blocks.
+func (b Block) Valid() bool {
+	n := int(b) - First
+	return n >= 0 && n%BlockSize == 0 && n/BlockSize < Blocks
+}
 
 // UID of a slot.
 func (b Block) UID(slot int) int { return int(b) + slot }
@@ -76,8 +82,8 @@ func Kill(ctx context.Context, uid int) error {
 	}
 }
 
-// kill signals pid if it still runs under uid once a pidfd holds it, and reaps it when it is
-// this process's child.
+// kill signals pid if it still runs under uid once a pidfd holds it: a pid that was given to
+// another process since is not touched. Who started the process reaps it.
 func kill(pid, uid int) {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
@@ -86,11 +92,10 @@ func kill(pid, uid int) {
 	defer unix.Close(fd)
 	if owner, alive := ownerOf(pid); alive && owner == uid {
 		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
-		_ = unix.Waitid(unix.P_PIDFD, fd, nil, unix.WEXITED|unix.WNOHANG, nil)
 	}
 }
 
-// each calls f with every process that is not a zombie.
+// each calls f with every process that still runs.
 func each(f func(pid, uid int)) error {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
@@ -108,30 +113,31 @@ func each(f func(pid, uid int)) error {
 	return nil
 }
 
+// ownerOf reads a process's uid from its status. The owner of /proc/PID would be root's for a
+// process that made itself undumpable, which a hostile one does to hide.
 func ownerOf(pid int) (uid int, alive bool) {
-	dir := "/proc/" + strconv.Itoa(pid)
-	st, err := os.Stat(dir)
+	raw, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
 	if err != nil {
 		return 0, false
 	}
-	owner := st.Sys().(*syscall.Stat_t).Uid
-	if owner < First {
-		return int(owner), true
-	}
-	return int(owner), !zombie(dir)
-}
-
-// zombie reads the state letter behind the last ')' of /proc/PID/stat: the command before it
-// may hold anything.
-func zombie(dir string) bool {
-	raw, err := os.ReadFile(dir + "/stat")
-	if err != nil {
-		return true
-	}
-	for i := len(raw) - 1; i > 0; i-- {
-		if raw[i] == ')' {
-			return i+2 < len(raw) && (raw[i+2] == 'Z' || raw[i+2] == 'X')
+	var state string
+	threads := 0
+	for line := range strings.Lines(string(raw)) {
+		key, value, _ := strings.Cut(line, ":")
+		fields := strings.Fields(value)
+		if len(fields) == 0 {
+			continue
+		}
+		switch key {
+		case "State":
+			state = fields[0]
+		case "Uid":
+			uid, err = strconv.Atoi(fields[0])
+		case "Threads":
+			threads, _ = strconv.Atoi(fields[0])
 		}
 	}
-	return true
+	// A process whose first thread has ended looks like a zombie while the others run on.
+	ended := (state == "Z" || state == "X") && threads <= 1
+	return uid, err == nil && state != "" && !ended
 }

@@ -29,8 +29,8 @@ type instance struct {
 	ram   *ram
 	// template: ram is written by the VM itself and will be captured whole.
 	template bool
-	stop     sync.Once
-	stopErr  error
+	// letGo serialises giving back disk and memory, which Stop and Detach both do.
+	letGo sync.Mutex
 }
 
 var _ runtime.Instance = (*instance)(nil)
@@ -53,19 +53,20 @@ func (in *instance) Exit() runtime.Exit {
 }
 
 // Stop kills the VMM, then lets go of the disk and the memory. In that order: a mapping is
-// never removed under a VMM that may still write.
+// never removed under a VMM that may still write. What failed is tried again by the next Stop.
 func (in *instance) Stop(ctx context.Context) error {
 	if err := in.vm.Kill(ctx); err != nil {
 		return err
 	}
-	in.stop.Do(func() {
-		in.stopErr = errors.Join(in.rt.disk.Detach(ctx, in.live), in.ram.release())
-	})
-	return in.stopErr
+	in.letGo.Lock()
+	defer in.letGo.Unlock()
+	return errors.Join(in.rt.disk.Detach(ctx, in.live), in.ram.release())
 }
 
 func (in *instance) Detach() {
 	in.vm.Detach()
+	in.letGo.Lock()
+	defer in.letGo.Unlock()
 	_ = in.ram.release()
 }
 
@@ -143,10 +144,7 @@ func (in *instance) saveMemory(ctx context.Context, dir string, opts runtime.Cap
 	if err != nil {
 		return 0, err
 	}
-	parent, layers, err := parentMap(opts.Parent)
-	if err != nil {
-		return 0, err
-	}
+	parent, layers := parentMap(opts.Parent)
 	layer := filepath.Join(dir, paths.MemoryLayer)
 	saved, cost, err := memory.CaptureFile(ctx, in.ram.mapping(at), parent, layer, true)
 	if err != nil {
@@ -176,15 +174,19 @@ func (in *instance) saveTemplate(ctx context.Context, dir string, rec *captureRe
 }
 
 // parentMap is what the last pause saved. With MaxLayers of it the next capture starts afresh:
-// everything private is written once, and the old layers are no longer needed.
-func parentMap(parent *runtime.Capture) (*memory.Map, []string, error) {
+// everything private is written once, and the old layers are no longer needed. So it does when
+// the last one cannot be read: a damaged capture must not keep the sandbox from a whole one.
+func parentMap(parent *runtime.Capture) (*memory.Map, []string) {
 	if parent == nil {
-		return nil, nil, nil
+		return nil, nil
 	}
 	rec, err := parseCapture(*parent)
 	if err != nil || rec.MemoryMap == "" || len(rec.Layers) >= memory.MaxLayers {
-		return nil, nil, err
+		return nil, nil
 	}
 	saved, err := memory.ReadMap(rec.MemoryMap)
-	return saved, rec.Layers, err
+	if err != nil {
+		return nil, nil
+	}
+	return saved, rec.Layers
 }
