@@ -172,7 +172,10 @@ func (b *bare) makeTap() error {
 			return err
 		}
 		b.ns = ns
-		tap := &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: "tap0"}, Mode: netlink.TUNTAP_MODE_TAP, Flags: netlink.TUNTAP_VNET_HDR | netlink.TUNTAP_NO_PI}
+		// The guest in the template's memory knows its gateway by this address; with another it
+		// would answer into nowhere until it asks again.
+		gateway := net.HardwareAddr{0x02, 0x72, 0x6f, 0x73, 0x74, 0x01}
+		tap := &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: "tap0", HardwareAddr: gateway}, Mode: netlink.TUNTAP_MODE_TAP, Flags: netlink.TUNTAP_VNET_HDR | netlink.TUNTAP_NO_PI}
 		if err := netlink.LinkAdd(tap); err != nil {
 			return err
 		}
@@ -184,7 +187,11 @@ func (b *bare) makeTap() error {
 		if err != nil {
 			return err
 		}
-		return errors.Join(netlink.AddrAdd(link, addr), netlink.LinkSetUp(link))
+		guest := &netlink.Neigh{
+			LinkIndex: link.Attrs().Index, State: netlink.NUD_PERMANENT, IP: net.ParseIP("10.171.0.2"),
+			HardwareAddr: net.HardwareAddr{0x02, 0x72, 0x6f, 0x73, 0x74, 0x02},
+		}
+		return errors.Join(netlink.LinkSetHardwareAddr(link, gateway), netlink.AddrAdd(link, addr), netlink.LinkSetUp(link), netlink.NeighSet(guest))
 	})
 }
 

@@ -226,9 +226,9 @@ func (a *Agent) ListTemplates(ctx context.Context, _ *connect.Request[hostv1.Lis
 		return nil, err
 	}
 	return connect.NewResponse(&hostv1.ListTemplatesResponse{Templates: []*hostv1.Template{
-		{Name: "base", Digest: "sha256:b", SizeBytes: 3 << 20, CreatedAt: timestamppb.New(time.Unix(1e9, 0)),
+		{Name: "base", Digest: "sha256:b", SizeBytes: 3 << 20, DiskBytes: 3 << 20, CreatedAt: timestamppb.New(time.Unix(1e9, 0)),
 			Warm: []*hostv1.Resources{{Vcpus: 1, MemoryMb: 512}}},
-		{Name: "other", Digest: "sha256:o", SizeBytes: 600 << 20},
+		{Name: "other", Digest: "sha256:o", SizeBytes: 600 << 20, DiskBytes: 600 << 20},
 	}}), nil
 }
 

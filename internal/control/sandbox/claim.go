@@ -17,6 +17,7 @@ const pollEvery = 250 * time.Millisecond
 // nil mine says that nothing is left to do.
 func (s *Service) acquire(ctx context.Context, v verb, id string) (before, mine *store.Sandbox, err error) {
 	row, err := s.find(ctx, id)
+	fresh := false
 	for err == nil {
 		var d decision
 		if d, err = judge(v, row, s.now()); err != nil {
@@ -24,7 +25,12 @@ func (s *Service) acquire(ctx context.Context, v verb, id string) (before, mine 
 		}
 		switch d {
 		case done:
-			return row, nil, nil
+			// The host may have moved by itself (an idle pause) since the row was written.
+			if fresh || row.State == store.Deleted {
+				return row, nil, nil
+			}
+			fresh = true
+			row, err = s.Refresh(ctx, row)
 		case wait:
 			row, err = s.share(ctx, v, row)
 		case consult:

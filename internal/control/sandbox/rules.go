@@ -48,7 +48,7 @@ type Spec struct {
 	DiskSizeMB   int
 	IdleTimeoutS int
 	Runtime      string
-	// Cold boots a kernel instead of restoring the template\'s memory.
+	// Cold boots a kernel instead of restoring the template's memory.
 	Cold     bool
 	Env      map[string]string
 	Metadata map[string]string
@@ -80,9 +80,7 @@ func (s *Service) fits(ctx context.Context, spec *Spec) error {
 	if err != nil {
 		return err
 	}
-	// A disk can never be smaller than what its template really holds; the host knows the
-	// image's own size and refuses below that.
-	need := int((tmpl.GetSizeBytes() + mib - 1) / mib)
+	need := int((tmpl.GetDiskBytes() + mib - 1) / mib)
 	if spec.DiskSizeMB < need {
 		return invalid("disk_size_mb", spec.DiskSizeMB, fmt.Sprintf("template %s needs at least %d", spec.Template, need))
 	}

@@ -71,12 +71,17 @@ func toSandbox(v sandbox.View) *hostv1.Sandbox {
 func toTemplate(t image.Template, warm []image.Warm) *hostv1.Template {
 	out := &hostv1.Template{
 		Name: t.Name, Digest: t.Digest, SizeBytes: t.SizeBytes, CreatedAt: timestamppb.New(t.CreatedAt),
+		DiskBytes: t.DiskBytes,
 	}
+	listed := map[runtime.Resources]bool{}
 	for _, w := range warm {
-		out.Warm = append(out.Warm, toResources(runtime.Resources{
-			VCPUs: w.VCPUs, MemoryMB: w.MemoryMB, DiskSizeMB: int(w.DiskBytes >> 20),
-		}))
 		out.SizeBytes += w.SizeBytes
+		size := runtime.Resources{VCPUs: w.VCPUs, MemoryMB: w.MemoryMB, DiskSizeMB: int(w.DiskBytes >> 20)}
+		// One size may be there more than once, made with another QEMU or guest agent.
+		if !listed[size] {
+			listed[size] = true
+			out.Warm = append(out.Warm, toResources(size))
+		}
 	}
 	return out
 }

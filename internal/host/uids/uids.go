@@ -21,7 +21,7 @@ import (
 const (
 	First     = 300_000
 	Last      = 1_000_000
-	BlockSize = 4096
+	BlockSize = 4097 // slots 1 to 4096, and 0 for probes
 )
 
 // Block is an installation's range of uids.

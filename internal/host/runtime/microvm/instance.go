@@ -22,11 +22,13 @@ const templateMemory = "memory"
 
 // instance is one running VM with its disk and its share of the template's memory.
 type instance struct {
-	rt    *Runtime
-	vm    vmm.VM
-	live  disk.Live
-	vcpus int
-	ram   *ram
+	rt   *Runtime
+	vm   vmm.VM
+	live disk.Live
+	// identity is of the VMM that was started, not of one installed since.
+	identity vmm.Identity
+	vcpus    int
+	ram      *ram
 	// template: ram is written by the VM itself and will be captured whole.
 	template bool
 	// letGo serialises giving back disk and memory, which Stop and Detach both do.
@@ -37,7 +39,7 @@ var _ runtime.Instance = (*instance)(nil)
 
 func (in *instance) Record() (json.RawMessage, error) {
 	return json.Marshal(instanceRecord{
-		Handle: in.vm.Handle(), Live: in.live, MemoryBase: in.ram.base, VCPUs: in.vcpus,
+		Identity: in.identity, Handle: in.vm.Handle(), Live: in.live, MemoryBase: in.ram.base, VCPUs: in.vcpus,
 	})
 }
 
@@ -87,7 +89,7 @@ func (in *instance) Usage() (runtime.Usage, error) {
 func (in *instance) Capture(ctx context.Context, dir string, opts runtime.CaptureOptions) (json.RawMessage, runtime.CaptureStats, error) {
 	var stats runtime.CaptureStats
 	rec := captureRecord{
-		Identity: in.rt.vmm.Identity(), VCPUs: in.vcpus, MemoryMB: in.vm.Handle().MemoryMB,
+		Identity: in.identity, VCPUs: in.vcpus, MemoryMB: in.vm.Handle().MemoryMB,
 		State:      filepath.Join(dir, paths.DeviceState),
 		MemoryBase: in.ram.base, DiskBytes: in.live.SizeBytes,
 	}

@@ -61,7 +61,7 @@ func (r *Runtime) Boot(ctx context.Context, spec runtime.Spec, opts runtime.Boot
 	var undos undo.Stack
 	defer rollback(ctx, &undos, &err)
 	base := disk.Base{Path: spec.Template.Disk, SizeBytes: spec.Template.DiskBytes}
-	in := &instance{rt: r, vcpus: spec.Resources.VCPUs, template: opts.Template}
+	in := &instance{rt: r, identity: r.vmm.Identity(), vcpus: spec.Resources.VCPUs, template: opts.Template}
 	if in.live, err = r.disk.Create(ctx, base, diskBytes(spec.Resources), spec.DiskDir, spec.DiskIndex); err != nil {
 		return nil, err
 	}
@@ -97,7 +97,7 @@ func (r *Runtime) Restore(ctx context.Context, spec runtime.Spec, from runtime.C
 	}
 	// Where images lie is the host's affair, not the capture's.
 	rec.Disk.Base.Path = spec.Template.Disk
-	in := &instance{rt: r, vcpus: rec.VCPUs}
+	in := &instance{rt: r, identity: r.vmm.Identity(), vcpus: rec.VCPUs}
 	spec.Resources.VCPUs, spec.Resources.MemoryMB = rec.VCPUs, rec.MemoryMB
 	if in.live, err = r.disk.Open(ctx, rec.Disk, max(diskBytes(spec.Resources), rec.DiskBytes), spec.DiskDir, spec.DiskIndex); err != nil {
 		return nil, err
@@ -165,7 +165,7 @@ func (r *Runtime) Adopt(ctx context.Context, _ runtime.Spec, record json.RawMess
 	if err != nil {
 		return nil, err
 	}
-	in := &instance{rt: r, vm: vm, live: rec.Live, vcpus: rec.VCPUs}
+	in := &instance{rt: r, vm: vm, live: rec.Live, identity: rec.Identity, vcpus: rec.VCPUs}
 	if in.ram, err = r.takeBack(ctx, vm, rec); err != nil {
 		vm.Detach()
 		return nil, err

@@ -32,10 +32,12 @@ type captureRecord struct {
 
 // instanceRecord is what Adopt needs.
 type instanceRecord struct {
-	Handle     vmm.Handle `json:"handle"`
-	Live       disk.Live  `json:"live"`
-	MemoryBase string     `json:"memory_base,omitempty"`
-	VCPUs      int        `json:"vcpus"`
+	// Identity of the VMM that runs it, which may be older than the one installed now.
+	Identity   vmm.Identity `json:"identity"`
+	Handle     vmm.Handle   `json:"handle"`
+	Live       disk.Live    `json:"live"`
+	MemoryBase string       `json:"memory_base,omitempty"`
+	VCPUs      int          `json:"vcpus"`
 }
 
 // parseCapture reads a record and makes its paths absolute.

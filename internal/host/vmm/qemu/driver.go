@@ -41,10 +41,12 @@ type Options struct {
 
 // Driver implements vmm.Driver.
 type Driver struct {
-	binary   string
-	accel    accelerator
-	identity vmm.Identity
-	log      *slog.Logger
+	binary string
+	// installed is the binary that identity is of.
+	installed os.FileInfo
+	accel     accelerator
+	identity  vmm.Identity
+	log       *slog.Logger
 }
 
 var _ vmm.Driver = (*Driver)(nil)
@@ -58,6 +60,10 @@ func New(ctx context.Context, o Options) (*Driver, error) {
 	if err != nil {
 		return nil, err
 	}
+	installed, err := os.Stat(binary)
+	if err != nil {
+		return nil, fault.Wrap(err, "look at", binary)
+	}
 	build, err := hashOf(binary)
 	if err != nil {
 		return nil, err
@@ -70,7 +76,7 @@ func New(ctx context.Context, o Options) (*Driver, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Driver{binary: binary, accel: accel, log: o.Logger}
+	d := &Driver{binary: binary, installed: installed, accel: accel, log: o.Logger}
 	d.identity = vmm.Identity{
 		Build: build, Version: version, Machine: machine, CPU: accel.identity, Cmdline: accel.cmdline,
 	}
@@ -144,4 +150,18 @@ func tcgAccelerator(reason string) (accelerator, error) {
 		return accelerator{}, &fault.Error{Kind: fault.FailedPrecondition, Op: "find", Object: "the rate of the host's clock", Err: err}
 	}
 	return tcg(khz, reason), nil
+}
+
+// unchanged refuses to start a QEMU that was replaced since the driver was made: captures would
+// name the wrong build.
+func (d *Driver) unchanged() error {
+	now, err := os.Stat(d.binary)
+	if err != nil {
+		return fault.Wrap(err, "look at", d.binary)
+	}
+	if d.installed != nil && (!os.SameFile(now, d.installed) || !now.ModTime().Equal(d.installed.ModTime())) {
+		return fault.New(fault.FailedPrecondition, "start", d.binary, "it was replaced while roost ran").
+			WithHint("restart roost: running sandboxes are adopted; those paused with the old build need it back")
+	}
+	return nil
 }

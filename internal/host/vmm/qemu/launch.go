@@ -62,6 +62,9 @@ func (d *Driver) spawn(cfg vmm.Config, state *os.File) (said *complaints, proc *
 			_ = f.Close()
 		}
 	}()
+	if err := d.unchanged(); err != nil {
+		return nil, nil, nil, err
+	}
 	said, out, err := openComplaints()
 	if err != nil {
 		return nil, nil, nil, fault.Wrap(err, "make", "pipe")

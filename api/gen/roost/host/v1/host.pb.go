@@ -1618,12 +1618,14 @@ func (x *ListTemplatesResponse) GetTemplates() []*Template {
 }
 
 type Template struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Digest        string                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
-	SizeBytes     int64                  `protobuf:"varint,3,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
-	CreatedAt     *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
-	Warm          []*Resources           `protobuf:"bytes,5,rep,name=warm,proto3" json:"warm,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Name      string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Digest    string                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	SizeBytes int64                  `protobuf:"varint,3,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	Warm      []*Resources           `protobuf:"bytes,5,rep,name=warm,proto3" json:"warm,omitempty"`
+	// disk_bytes is the size of the root disk's image: the least a sandbox's disk may have.
+	DiskBytes     int64 `protobuf:"varint,6,opt,name=disk_bytes,json=diskBytes,proto3" json:"disk_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1691,6 +1693,13 @@ func (x *Template) GetWarm() []*Resources {
 		return x.Warm
 	}
 	return nil
+}
+
+func (x *Template) GetDiskBytes() int64 {
+	if x != nil {
+		return x.DiskBytes
+	}
+	return 0
 }
 
 var File_roost_host_v1_host_proto protoreflect.FileDescriptor
@@ -1816,7 +1825,7 @@ const file_roost_host_v1_host_proto_rawDesc = "" +
 	"\x04data\x18\x01 \x01(\fR\x04data\"\x16\n" +
 	"\x14ListTemplatesRequest\"N\n" +
 	"\x15ListTemplatesResponse\x125\n" +
-	"\ttemplates\x18\x01 \x03(\v2\x17.roost.host.v1.TemplateR\ttemplates\"\xbe\x01\n" +
+	"\ttemplates\x18\x01 \x03(\v2\x17.roost.host.v1.TemplateR\ttemplates\"\xdd\x01\n" +
 	"\bTemplate\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x1d\n" +
@@ -1824,7 +1833,9 @@ const file_roost_host_v1_host_proto_rawDesc = "" +
 	"size_bytes\x18\x03 \x01(\x03R\tsizeBytes\x129\n" +
 	"\n" +
 	"created_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12,\n" +
-	"\x04warm\x18\x05 \x03(\v2\x18.roost.host.v1.ResourcesR\x04warm*\xed\x01\n" +
+	"\x04warm\x18\x05 \x03(\v2\x18.roost.host.v1.ResourcesR\x04warm\x12\x1d\n" +
+	"\n" +
+	"disk_bytes\x18\x06 \x01(\x03R\tdiskBytes*\xed\x01\n" +
 	"\fSandboxState\x12\x1d\n" +
 	"\x19SANDBOX_STATE_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16SANDBOX_STATE_CREATING\x10\x01\x12\x19\n" +
