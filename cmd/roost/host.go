@@ -82,7 +82,7 @@ func (h *hostSide) assemble(ctx context.Context, opts upOptions, log *slog.Logge
 	h.runtime, h.why = microvm.New(driver, qcow2.New()), driver.AccelReason()
 	if h.network, err = network.New(network.Options{
 		Installation: h.installation.ID, StateDir: opts.data, PoolSize: opts.pool, Logger: log,
-		Resolvers: opts.resolvers,
+		Resolvers: opts.resolvers, Subnet: opts.subnet,
 	}); err != nil {
 		return err
 	}

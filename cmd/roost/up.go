@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -30,6 +31,7 @@ type upOptions struct {
 	data, listen, cache, accel string
 	logFile, readyFile         string
 	resolvers                  []string
+	subnet                     string
 	pool                       int
 	verbose                    bool
 }
@@ -57,6 +59,7 @@ it (Ctrl-C, SIGTERM, even kill -9) leaves sandboxes running; the next start adop
 	f.StringVar(&opts.logFile, "log-file", "", "write the log there instead of standard error")
 	f.StringVar(&opts.readyFile, "ready-file", "", "write the API's address there when it serves")
 	f.StringSliceVar(&opts.resolvers, "resolver", nil, "DNS server for sandboxes, IP or IP:port (default: the host's)")
+	f.StringVar(&opts.subnet, "subnet", "", "IPv4 range for sandboxes' uplinks, /18 or larger is plenty (default: a free one in 10.128.0.0/9, kept)")
 	f.IntVar(&opts.pool, "slot-pool", 4, "network slots kept ready")
 	f.BoolVar(&opts.verbose, "verbose", false, "log debugging detail")
 	return cmd
@@ -67,6 +70,10 @@ func up(ctx context.Context, opts upOptions, out io.Writer) error {
 	if os.Geteuid() != 0 {
 		return fault.New(fault.PermissionDenied, "start", "roost", "not root").
 			WithHint("run it as root: it makes namespaces, taps and uids")
+	}
+	if !slices.Contains([]string{"", "auto", "kvm", "tcg"}, opts.accel) {
+		return fault.New(fault.Invalid, "start", "roost", fmt.Sprintf("--accel is %q", opts.accel)).
+			WithHint("it must be auto, kvm or tcg")
 	}
 	log, closeLog, err := openLog(opts)
 	if err != nil {

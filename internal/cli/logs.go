@@ -6,8 +6,10 @@ import (
 	"io"
 	"os"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	v1 "github.com/roosthq/roost/api/gen/v1"
 	"github.com/roosthq/roost/internal/fault"
@@ -57,8 +59,22 @@ func (a *app) logs(ctx context.Context, c *client, id string, tail int) error {
 	if a.json {
 		return printJSON(os.Stdout, console{id, string(text)})
 	}
-	_, err = os.Stdout.Write(text)
+	_, err = os.Stdout.Write(harmless(text))
 	return err
+}
+
+// harmless is console text without what would command the reader's terminal: the guest wrote
+// it. Into a file or a pipe it goes as it is.
+func harmless(text []byte) []byte {
+	if !term.IsTerminal(int(os.Stdout.Fd())) {
+		return text
+	}
+	return bytes.Map(func(r rune) rune {
+		if r == '\n' || r == '\t' || r == '\r' || unicode.IsPrint(r) {
+			return r
+		}
+		return -1
+	}, text)
 }
 
 func (c *client) console(ctx context.Context, id string, tail int) ([]byte, error) {

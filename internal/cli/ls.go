@@ -34,7 +34,7 @@ func (a *app) lsCommand() *cobra.Command {
 		}
 		return a.run(func(ctx context.Context, c *client, _ []string) error { return a.ls(ctx, c, f) })(cmd, args)
 	}
-	cmd.Flags().BoolVarP(&f.all, "all", "a", false, "failed and deleted ones too")
+	cmd.Flags().BoolVarP(&f.all, "all", "a", false, "failed ones, and those deleted within a day, too")
 	cmd.Flags().BoolVarP(&f.ids, "quiet", "q", false, "only ids")
 	cmd.Flags().StringVar(&f.state, "state", "", "only those in this state")
 	return cmd
@@ -45,7 +45,16 @@ func (a *app) ls(ctx context.Context, c *client, f lsFlags) error {
 	if err != nil {
 		return err
 	}
-	if !f.all && f.state == "" {
+	switch {
+	case f.state != "":
+	case f.all:
+		// The plain list leaves them out; the API keeps them for a day.
+		deleted, err := c.sandboxes(ctx, v1.Deleted)
+		if err != nil {
+			return err
+		}
+		sandboxes = append(sandboxes, deleted...)
+	default:
 		sandboxes = slices.DeleteFunc(sandboxes, ended)
 	}
 	switch {

@@ -47,7 +47,6 @@ func Host(data string) []Check {
 	return []Check{
 		Root, Machine,
 		Tool("qemu-system-x86_64", "qemu-system-x86"),
-		Tool("qemu-img", "qemu-utils"),
 		Tool("mmdebstrap", "mmdebstrap"),
 		Tool("mke2fs", "e2fsprogs"),
 		Tun, Namespaces, Memfd, Cgroups, Memory,

@@ -136,5 +136,5 @@ func (t *table) pastEnd() bool {
 
 func badTemplate(format string, args ...any) error {
 	return fault.New(fault.Internal, "", "", "damaged: "+fmt.Sprintf(format, args...)).
-		WithHint("delete the template's memory; the next start boots it once and saves it again")
+		WithHint("the file is damaged: restore it from a backup; without it sandboxes paused from it cannot resume")
 }

@@ -169,5 +169,5 @@ func ipNet(p netip.Prefix) *net.IPNet {
 
 func noFreeSubnet() error {
 	return fault.New(fault.ResourceExhausted, "choose", "subnet in "+subnetSpace.String(),
-		"every /18 overlaps an address or route of this host").WithHint("set the network subnet in the configuration")
+		"every /18 overlaps an address or route of this host").WithHint("choose a range with roost up --subnet")
 }

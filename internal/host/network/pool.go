@@ -105,7 +105,7 @@ func (m *Manager) reserveNumber() (int, error) {
 		return n, nil
 	}
 	return 0, fault.New(fault.ResourceExhausted, "make", "slot",
-		fmt.Sprintf("all %d slots of %s are in use", limit, m.subnet)).WithHint("destroy or pause sandboxes, or use a larger subnet")
+		fmt.Sprintf("all %d slots of %s are in use", limit, m.subnet)).WithHint("destroy or pause sandboxes")
 }
 
 func (m *Manager) freeNumber(n int, occupied bool) {

@@ -184,3 +184,8 @@ type Instance interface {
 	Usage() (Usage, error)
 	Console() ([]byte, error)
 }
+
+// Trimmer is a runtime that keeps memory for later and can give back what was long unused.
+type Trimmer interface {
+	Trim(idle time.Duration) error
+}

@@ -5,10 +5,15 @@ import (
 	"errors"
 	"time"
 
+	"github.com/roosthq/roost/internal/host/runtime"
 	"github.com/roosthq/roost/internal/host/uids"
 )
 
-const collectTick = time.Minute
+const (
+	collectTick = time.Minute
+	// keepUnused is how long a template's memory stays loaded for the next create.
+	keepUnused = 10 * time.Minute
+)
 
 // collect finishes what nobody works on, compares what exists on the host with what the
 // journals want, and removes the rest: slots and processes of this installation that no sandbox
@@ -17,6 +22,9 @@ func (m *Manager) collect(ctx context.Context) error {
 	err := m.finishAll(ctx)
 	m.releaseAgain(ctx)
 	slots, _ := m.wanted()
+	if t, ok := m.cfg.Runtime.(runtime.Trimmer); ok {
+		err = errors.Join(err, t.Trim(keepUnused))
+	}
 	return errors.Join(err, m.cfg.Network.Collect(ctx, slots), m.collectProcesses(ctx))
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/roosthq/roost/internal/fault"
 	"github.com/roosthq/roost/internal/host/disk"
@@ -24,7 +25,10 @@ type Runtime struct {
 	cache *memory.Cache
 }
 
-var _ runtime.Runtime = (*Runtime)(nil)
+var (
+	_ runtime.Runtime = (*Runtime)(nil)
+	_ runtime.Trimmer = (*Runtime)(nil)
+)
 
 // New composes a runtime.
 func New(v vmm.Driver, d disk.Driver) *Runtime {
@@ -256,4 +260,10 @@ func parseInstance(record []byte) (instanceRecord, error) {
 		return rec, fault.Wrap(err, "read", "instance record")
 	}
 	return rec, nil
+}
+
+// Trim gives back the memory of templates that no sandbox has used for as long.
+func (r *Runtime) Trim(idle time.Duration) error {
+	_, err := r.cache.Evict(idle)
+	return err
 }

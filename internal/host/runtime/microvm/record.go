@@ -95,7 +95,7 @@ func checkIdentity(have, need vmm.Identity) error {
 	differ := func(what, h, n string) error {
 		return fault.New(fault.FailedPrecondition, "restore", "capture",
 			fmt.Sprintf("it was made with %s %q, this host has %q", what, n, h)).
-			WithHint("install the build that made it, or start the sandbox cold from its disk")
+			WithHint("install the build that made it again; the sandbox stays paused until then")
 	}
 	switch {
 	case have.Machine != need.Machine:
