@@ -227,5 +227,8 @@ func (s *server) execTrue(ctx context.Context, pairs int) ([]harness.Result, err
 			return strconv.ParseFloat(out, 64)
 		},
 	})
-	return []harness.Result{r}, err
+	if err != nil {
+		return nil, err
+	}
+	return []harness.Result{r}, s.profileExec(ctx, id)
 }
