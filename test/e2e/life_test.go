@@ -247,3 +247,30 @@ func TestBadInput(t *testing.T) {
 	r.run("rm", id)
 	r.run("rm", id) // deleting again is no error
 }
+
+// TestAfterIdlePause: what is asked right after the host paused a sandbox by itself is decided
+// on what is, not on what the control plane last heard.
+func TestAfterIdlePause(t *testing.T) {
+	t.Parallel()
+	r := start(t)
+	paused := func(id string) func() bool {
+		return func() bool {
+			var j struct {
+				State string `json:"state"`
+			}
+			readJSON(t, filepath.Join(r.data, "sandboxes", id, "journal.json"), &j)
+			return j.State == "paused"
+		}
+	}
+	ids := []string{r.run("create", "--timeout", "2s"), r.run("create", "--timeout", "2s"), r.run("create", "--timeout", "2s")}
+	for _, id := range ids {
+		eventually(t, 20*time.Second, "it is paused on the host", paused(id))
+	}
+	r.run("rm", ids[0])
+	require.NoDirExists(t, filepath.Join(r.data, "sandboxes", ids[0]))
+	r.run("timeout", ids[1], "0")
+	r.run("resume", ids[1])
+	require.Equal(t, "awake", r.run("exec", ids[1], "--", "echo", "awake"))
+	r.run("resume", ids[2])
+	require.Equal(t, "awake", r.run("exec", ids[2], "--", "echo", "awake"))
+}
