@@ -25,11 +25,16 @@ func Hit(name string) error {
 		}
 		if file, found := strings.CutPrefix(action, "error@"); found {
 			// Armed only while the file exists, so that a test can let a retry succeed.
-			if _, err := os.Stat(file); err != nil {
+			if !exists(file) {
 				return nil
 			}
 		}
 		return fmt.Errorf("failpoint %s", name)
 	}
 	return nil
+}
+
+func exists(file string) bool {
+	_, err := os.Stat(file)
+	return err == nil
 }

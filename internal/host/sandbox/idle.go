@@ -55,7 +55,7 @@ func (m *Manager) pauseIfIdle(ctx context.Context, s *Sandbox, limit time.Durati
 		return s.j.IdleTimeout == limit && m.idle(s, limit)
 	})
 	if err == nil || ctx.Err() != nil || fault.Is(err, fault.FailedPrecondition) || fault.Is(err, fault.NotFound) || fault.Is(err, fault.Aborted) {
-		return nil // paused, or it changed meanwhile
+		return nil //nolint:nilerr // paused, or it changed meanwhile
 	}
 	// Do not try again every second: a full disk, say, stays full for a while.
 	s.touch(m.cfg.Clock())

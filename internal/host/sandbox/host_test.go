@@ -1,0 +1,188 @@
+package sandbox
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/roosthq/roost/internal/host/runtime"
+	"github.com/roosthq/roost/internal/host/sandbox/sandboxtest"
+)
+
+// host is a manager over a host under test.
+type host struct {
+	*sandboxtest.Host
+	t *testing.T
+	m *Manager
+	// later is how far the manager's clock is ahead.
+	later atomic.Int64
+}
+
+func newHost(t *testing.T) *host {
+	t.Helper()
+	h := &host{Host: sandboxtest.New(t), t: t}
+	h.start()
+	t.Cleanup(func() { h.m.Stop() })
+	return h
+}
+
+func (h *host) start() {
+	h.t.Helper()
+	h.m = New(Config{
+		Data: h.Data, Runtime: h.Runtime, Network: h.Network, Images: h.Images, UIDs: h.UIDs,
+		GuestPath: os.Args[0], GuestDigest: "guest", Logger: h.Log,
+		Clock: func() time.Time { return time.Now().Add(time.Duration(h.later.Load())) },
+	})
+	require.NoError(h.t, h.m.Start(h.t.Context()))
+}
+
+// stop is the end of an agent; restart begins another.
+func (h *host) stop() {
+	h.m.Stop()
+	h.Network.Stop()
+}
+
+func (h *host) restart() {
+	h.t.Helper()
+	h.stop()
+	h.Connect()
+	h.start()
+}
+
+// id makes a sandbox id out of a letter.
+func id(letter string) string {
+	out := ""
+	for range 20 {
+		out += letter
+	}
+	return out
+}
+
+func request(name string) CreateRequest {
+	return CreateRequest{ID: name, Template: sandboxtest.Template}
+}
+
+func (h *host) create(name string) View {
+	h.t.Helper()
+	v, err := h.m.Create(h.t.Context(), Operation{ID: "create-" + name}, request(name), nil)
+	require.NoError(h.t, err)
+	require.Equal(h.t, Running, v.State)
+	return v
+}
+
+func (h *host) pause(name string) View {
+	h.t.Helper()
+	res, err := h.m.Pause(h.t.Context(), Operation{}, name, "test")
+	require.NoError(h.t, err)
+	require.Equal(h.t, Paused, res.State)
+	return res.View
+}
+
+func (h *host) resume(name string) View {
+	h.t.Helper()
+	v, err := h.m.Resume(h.t.Context(), Operation{}, name, nil)
+	require.NoError(h.t, err)
+	require.Equal(h.t, Running, v.State)
+	return v
+}
+
+func (h *host) destroy(name string) {
+	h.t.Helper()
+	require.NoError(h.t, h.m.Destroy(h.t.Context(), Operation{}, name))
+}
+
+func (h *host) sandbox(name string) *Sandbox {
+	h.t.Helper()
+	s, err := h.m.lookup(name)
+	require.NoError(h.t, err)
+	return s
+}
+
+func (h *host) state(name string) State { return h.sandbox(name).journal().State }
+
+func (h *host) uid(name string) int { return h.sandbox(name).journal().UID }
+
+// get asks a sandbox's guest.
+func (h *host) get(name, path string) (string, error) {
+	g, err := h.m.Guest(name, "reach")
+	if err != nil {
+		return "", err
+	}
+	defer g.Release()
+	req, err := http.NewRequestWithContext(h.t.Context(), http.MethodGet, "http://guest"+path, nil)
+	if err != nil {
+		return "", err
+	}
+	resp, err := g.Transport.RoundTrip(req)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	raw, err := io.ReadAll(resp.Body)
+	return string(raw), err
+}
+
+// answers proves that the sandbox runs, its user processes too.
+func (h *host) answers(name string) {
+	h.t.Helper()
+	_, err := h.get(name, "/notes")
+	require.NoError(h.t, err)
+	require.False(h.t, h.Runtime.Memory(h.uid(name)).Frozen)
+}
+
+// empty proves that nothing is left of any sandbox.
+func (h *host) empty() {
+	h.t.Helper()
+	require.Empty(h.t, h.Slots())
+	require.Empty(h.t, h.Runtime.Running())
+	require.Empty(h.t, h.m.List())
+	require.Empty(h.t, h.files("sandboxes/[a-z]*"))
+	require.Empty(h.t, h.files("sandboxes/.trash/*"))
+	require.Empty(h.t, h.files("images/stage/*"))
+}
+
+func (h *host) files(pattern string) []string {
+	h.t.Helper()
+	found, err := filepath.Glob(filepath.Join(string(h.Data), pattern))
+	require.NoError(h.t, err)
+	return found
+}
+
+// unwritable makes a sandbox's journal impossible to write, as a full disk does, until undone.
+func (h *host) unwritable(name string) (undo func()) {
+	h.t.Helper()
+	blocker := h.Data.Sandbox(name).Journal() + ".tmp"
+	require.NoError(h.t, os.Mkdir(blocker, 0o700))
+	// Not empty, so that the failed write's cleanup does not remove it.
+	require.NoError(h.t, os.WriteFile(filepath.Join(blocker, "x"), nil, 0o600))
+	return func() { require.NoError(h.t, os.RemoveAll(blocker)) }
+}
+
+// arrival runs f at a step and tells that it was reached; then it waits for the context's end
+// or for leave.
+func arrival() (step func(context.Context) error, arrived chan struct{}, leave chan struct{}) {
+	arrived, leave = make(chan struct{}), make(chan struct{})
+	return func(ctx context.Context) error {
+		select {
+		case <-arrived:
+			return nil // only the first time
+		default:
+		}
+		close(arrived)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-leave:
+			return nil
+		}
+	}, arrived, leave
+}
+
+var _ runtime.Runtime = (*sandboxtest.Runtime)(nil)

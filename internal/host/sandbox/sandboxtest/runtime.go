@@ -1,0 +1,311 @@
+package sandboxtest
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/roosthq/roost/internal/fault"
+	"github.com/roosthq/roost/internal/host/runtime"
+)
+
+// Runtime keeps runtime.Runtime's contract.
+type Runtime struct {
+	t  testing.TB
+	mu sync.Mutex
+	// vms by uid: what runs on the host.
+	vms   map[int]*vm
+	hooks map[string]func(context.Context) error
+	boots int
+}
+
+var _ runtime.Runtime = (*Runtime)(nil)
+
+func newRuntime(t testing.TB) *Runtime {
+	return &Runtime{t: t, vms: map[int]*vm{}, hooks: map[string]func(context.Context) error{}}
+}
+
+// On runs f at a step: "boot", "restore", "adopt", "compact", "discard", "reap", "record",
+// "freeze", "thaw", "capture", "stop", "guest.restore", "guest.freeze", "guest.thaw",
+// "guest.stats". Its error is the step's. A nil f takes it away.
+func (r *Runtime) On(step string, f func(context.Context) error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.hooks[step] = f
+}
+
+// Fail makes a step fail with err as often as n says.
+func (r *Runtime) Fail(step string, n int, err error) {
+	r.On(step, func(context.Context) error {
+		if n--; n < 0 {
+			return nil
+		}
+		return err
+	})
+}
+
+func (r *Runtime) hit(step string) error { return r.at(context.Background(), step) }
+
+func (r *Runtime) at(ctx context.Context, step string) error {
+	r.mu.Lock()
+	f := r.hooks[step]
+	r.mu.Unlock()
+	if f == nil {
+		return nil
+	}
+	return f(ctx)
+}
+
+// Running are the uids under which a VM runs.
+func (r *Runtime) Running() []int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []int
+	for uid := range r.vms {
+		out = append(out, uid)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// Boots counts the kernels that were started.
+func (r *Runtime) Boots() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.boots
+}
+
+// Kill ends the VM of a uid as if it had crashed.
+func (r *Runtime) Kill(uid int, reason string) { r.kill(uid, reason, false) }
+
+// Note makes the user processes of a uid's VM remember something.
+func (r *Runtime) Note(uid int, text string) {
+	g := r.vm(uid).guest
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.mem.Notes = text
+}
+
+// Quiet says how long a uid's guest has seen no output.
+func (r *Runtime) Quiet(uid int, d time.Duration) {
+	g := r.vm(uid).guest
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.idle = d
+}
+
+// Memory of a uid's guest.
+func (r *Runtime) Memory(uid int) Memory { return r.vm(uid).guest.memory() }
+
+func (r *Runtime) vm(uid int) *vm {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.vms[uid]
+}
+
+func (r *Runtime) kill(uid int, reason string, requested bool) {
+	r.mu.Lock()
+	v := r.vms[uid]
+	delete(r.vms, uid)
+	r.mu.Unlock()
+	if v != nil {
+		v.kill(reason, requested)
+	}
+}
+
+func (r *Runtime) killAll() {
+	for _, uid := range r.Running() {
+		r.kill(uid, "the test is over", true)
+	}
+}
+
+// Name implements runtime.Runtime.
+func (r *Runtime) Name() string { return "fake" }
+
+// Isolation implements runtime.Runtime.
+func (r *Runtime) Isolation() runtime.Isolation { return runtime.Emulated }
+
+// Capabilities implements runtime.Runtime.
+func (r *Runtime) Capabilities() runtime.Capabilities { return runtime.Capabilities{} }
+
+// Identity implements runtime.Runtime.
+func (r *Runtime) Identity() map[string]string { return map[string]string{"driver": "fake"} }
+
+// record is what a capture says of itself.
+type record struct {
+	// Disk are the layers, bottom first; Memory the files that memory is made of.
+	Disk   []string `json:"disk"`
+	Memory []string `json:"memory"`
+}
+
+const memoryFile = "memory.layer"
+
+// Boot implements runtime.Runtime.
+func (r *Runtime) Boot(ctx context.Context, spec runtime.Spec, _ runtime.BootOptions) (runtime.Instance, error) {
+	if err := r.at(ctx, "boot"); err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	r.boots++
+	r.mu.Unlock()
+	raw, err := os.ReadFile(spec.Initrd)
+	if err != nil {
+		return nil, err
+	}
+	in, err := r.start(spec, nil, Memory{Control: tokenIn(raw), Frozen: true})
+	if err != nil {
+		return nil, err
+	}
+	in.vm.wire.set(false)
+	return in, nil
+}
+
+// Restore implements runtime.Runtime.
+func (r *Runtime) Restore(ctx context.Context, spec runtime.Spec, from runtime.Capture) (runtime.Instance, error) {
+	if err := r.at(ctx, "restore"); err != nil {
+		return nil, err
+	}
+	rec, err := r.parse(from)
+	if err != nil {
+		return nil, err
+	}
+	for _, path := range append(slices.Clone(rec.Disk), rec.Memory...) {
+		if _, err := os.Stat(path); err != nil {
+			return nil, err
+		}
+	}
+	var mem Memory
+	raw, err := os.ReadFile(rec.Memory[len(rec.Memory)-1])
+	if err == nil {
+		err = json.Unmarshal(raw, &mem)
+	}
+	if err != nil {
+		return nil, err
+	}
+	in, err := r.start(spec, rec.Disk, mem)
+	if err != nil {
+		return nil, err
+	}
+	return in, nil
+}
+
+func (r *Runtime) start(spec runtime.Spec, stack []string, mem Memory) (*instance, error) {
+	if old := r.vm(spec.UID); old != nil || spec.UID == 0 {
+		return nil, fmt.Errorf("uid %d is not free", spec.UID)
+	}
+	live := livePath(spec)
+	if slices.Contains(stack, live) {
+		return nil, errors.New("the live disk would replace a layer that it stands on")
+	}
+	if err := os.WriteFile(live, nil, 0o600); err != nil {
+		return nil, err
+	}
+	v, err := startVM(r, spec, live, mem)
+	if err != nil {
+		return nil, errors.Join(err, os.Remove(live))
+	}
+	r.mu.Lock()
+	r.vms[spec.UID] = v
+	r.mu.Unlock()
+	return &instance{rt: r, vm: v, stack: stack}, nil
+}
+
+func livePath(spec runtime.Spec) string {
+	return filepath.Join(spec.DiskDir, fmt.Sprintf("live-%d", spec.DiskIndex))
+}
+
+func (r *Runtime) parse(c runtime.Capture) (record, error) {
+	var rec record
+	if err := json.Unmarshal(c.Record, &rec); err != nil {
+		return rec, err
+	}
+	for _, list := range [][]string{rec.Disk, rec.Memory} {
+		for i, path := range list {
+			if !filepath.IsAbs(path) {
+				list[i] = filepath.Join(c.Dir, path)
+			}
+		}
+	}
+	return rec, nil
+}
+
+// handle is an instance's record.
+type handle struct {
+	UID   int      `json:"uid"`
+	Stack []string `json:"stack"`
+}
+
+// Adopt implements runtime.Runtime.
+func (r *Runtime) Adopt(ctx context.Context, spec runtime.Spec, raw json.RawMessage) (runtime.Instance, error) {
+	if err := r.at(ctx, "adopt"); err != nil {
+		return nil, err
+	}
+	var h handle
+	if err := json.Unmarshal(raw, &h); err != nil {
+		return nil, err
+	}
+	v := r.vm(h.UID)
+	if v == nil || h.UID != spec.UID {
+		return nil, fault.New(fault.NotFound, "adopt", "vm", "it is gone")
+	}
+	return &instance{rt: r, vm: v, stack: h.Stack}, nil
+}
+
+// Discard implements runtime.Runtime.
+func (r *Runtime) Discard(ctx context.Context, spec runtime.Spec) error {
+	if err := r.at(ctx, "discard"); err != nil {
+		return err
+	}
+	if err := r.Reap(ctx, spec); err != nil {
+		return err
+	}
+	if err := os.Remove(livePath(spec)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// Reap implements runtime.Runtime.
+func (r *Runtime) Reap(ctx context.Context, spec runtime.Spec) error {
+	if err := r.at(ctx, "reap"); err != nil {
+		return err
+	}
+	r.kill(spec.UID, "killed", true)
+	return nil
+}
+
+// Compact implements runtime.Runtime: it merges the layers that lie in the sandbox's directory
+// into one when there are more than 8.
+func (r *Runtime) Compact(ctx context.Context, spec runtime.Spec, c runtime.Capture) (json.RawMessage, bool, error) {
+	if err := r.at(ctx, "compact"); err != nil {
+		return nil, false, err
+	}
+	rec, err := r.parse(c)
+	const deepest = 8
+	if err != nil || len(rec.Disk) < deepest {
+		return nil, false, err
+	}
+	merged := filepath.Join(spec.DiskDir, fmt.Sprintf("merged-%d", spec.DiskIndex))
+	if err := os.WriteFile(merged, nil, 0o400); err != nil {
+		return nil, false, err
+	}
+	rec.Disk = append(slices.DeleteFunc(rec.Disk, func(p string) bool { return filepath.Dir(p) == spec.DiskDir }), merged)
+	raw, err := json.Marshal(rec)
+	return raw, true, err
+}
+
+// ConsoleOf implements runtime.Runtime.
+func (r *Runtime) ConsoleOf(runtime.Spec) ([]byte, error) { return []byte("console"), nil }
+
+// Files implements runtime.Runtime.
+func (r *Runtime) Files(c runtime.Capture) ([]string, error) {
+	rec, err := r.parse(c)
+	return append(rec.Disk, rec.Memory...), err
+}
