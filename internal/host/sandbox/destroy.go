@@ -76,8 +76,9 @@ func (m *Manager) remove(ctx context.Context, s *Sandbox) error {
 	}
 	_, slot, _ := s.parts()
 	s.attach(nil, nil, nil)
-	m.forget(s.ID())
+	// Forgotten last: whoever asks for the same id again must not meet its slot.
 	m.release(ctx, slot)
+	m.forget(s.ID())
 	if err := failpoint.Hit("sandbox.destroy.renamed"); err != nil {
 		return err
 	}
