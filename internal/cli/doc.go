@@ -11,7 +11,8 @@
 //   - Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. exec and shell return the
 //     remote command's code (128+n for a signal) and 125 when Roost itself failed.
 //   - Text that came from a sandbox or server is stripped of control characters before it is
-//     shown in tables, progress or errors. Only exec, shell, logs and cp pass bytes untouched.
+//     shown in tables, progress, errors, and logs on a terminal. exec, shell, cp and logs into
+//     a file pass bytes untouched.
 //
 // Credentials are a URL and a key. Flags win over environment, environment over files; a key
 // that a file holds for one server is never sent to another one.

@@ -130,10 +130,14 @@ func (j *copyJob) downloadDir(ctx context.Context, from remoteFiles, at string, 
 	defer func() { _ = archive.Close() }()
 	j.meter.begin(0)
 	err = j.unpackTo(to, fresh, io.TeeReader(remoteReader{archive}, j.meter))
-	if err != nil && fresh {
-		err = errors.Join(err, localError(os.RemoveAll(to)))
+	switch {
+	case err != nil && fresh:
+		return errors.Join(err, localError(os.RemoveAll(to)))
+	case err == nil && fresh: // An archive need not hold the folder itself.
+		return localError(os.Chmod(to, permissions(entry)))
+	default:
+		return err
 	}
-	return err
 }
 
 // localDir is the folder that a remote folder becomes; fresh tells that it is not there yet.

@@ -122,7 +122,7 @@ func (a *app) printFresh(id string, fresh []byte) error {
 	if a.json {
 		return printLine(os.Stdout, console{id, string(fresh)})
 	}
-	_, err := os.Stdout.Write(fresh)
+	_, err := os.Stdout.Write(harmless(fresh))
 	return err
 }
 

@@ -388,7 +388,8 @@ func (s *server) ReadArchive(ctx context.Context, r v1.ReadArchiveRequestObject)
 	if s.archive != nil {
 		return v1.ReadArchive200ApplicationxTarResponse{Body: s.archive()}, nil
 	}
-	out, err := exec.CommandContext(ctx, "tar", "-C", s.at(r.Params.Path), "-cf", "-", ".").Output()
+	// As the guest's: what is below the folder, without the folder itself.
+	out, err := exec.CommandContext(ctx, "sh", "-c", `cd "$1" && find . -mindepth 1 -printf '%P\0' | tar --no-recursion --null -T - -cf -`, "sh", s.at(r.Params.Path)).Output()
 	return v1.ReadArchive200ApplicationxTarResponse{Body: bytes.NewReader(out)}, err
 }
 

@@ -218,3 +218,17 @@ func TestInterruptedCreate(t *testing.T) {
 	close(gate)
 	sc.want("roost: create: interrupted")
 }
+
+func TestLogsCannotCommandATerminal(t *testing.T) {
+	t.Parallel()
+	for _, follow := range []string{"--follow=false", "--follow"} {
+		s := newServer(t)
+		s.console = []byte("\x1b]52;c;ZXZpbA==\x07line\n")
+		s.sandboxes[running].State = v1.Failed
+		sc := s.onTerminal(t, s.command(t, "logs", follow, running))
+		sc.want("]52;c;ZXZpbA==line\r\n")
+		require.Equal(t, 0, sc.code())
+		require.NotContains(t, sc.shown(), "\x1b")
+		require.Contains(t, s.ok(t, "logs", follow, running), "\x1b", "a file gets it as it is")
+	}
+}
