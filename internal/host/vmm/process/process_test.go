@@ -43,7 +43,6 @@ func await(t *testing.T, p *Process) Status {
 func TestStartConfines(t *testing.T) {
 	t.Parallel()
 	p := start(t, "exec sleep 1000")
-	// The shell has become sleep once its environment and limits are to be seen.
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID))
 	require.NoError(t, err)
 	require.Contains(t, string(raw), fmt.Sprintf("Uid:\t%[1]d\t%[1]d\t%[1]d\t%[1]d\n", testUID))
@@ -54,9 +53,10 @@ func TestStartConfines(t *testing.T) {
 	sid, err := unix.Getsid(p.PID)
 	require.NoError(t, err)
 	require.Equal(t, p.PID, sid)
-	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", p.PID))
-	require.NoError(t, err)
-	require.True(t, strings.HasPrefix(string(env), "A=1"))
+	require.Eventually(t, func() bool { // empty while the shell becomes sleep
+		env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", p.PID))
+		return err == nil && strings.HasPrefix(string(env), "A=1")
+	}, 5*time.Second, time.Millisecond)
 	require.NoError(t, p.Kill(t.Context()))
 	require.NoError(t, p.Kill(t.Context()), "kill is idempotent")
 	require.Equal(t, unix.SIGKILL, p.Status().Signal)
