@@ -186,3 +186,20 @@ func arrival() (step func(context.Context) error, arrived chan struct{}, leave c
 }
 
 var _ runtime.Runtime = (*sandboxtest.Runtime)(nil)
+
+// wait waits for what must come, but not for ever.
+func wait[T any](t *testing.T, c <-chan T) (got T) {
+	t.Helper()
+	select {
+	case got = <-c:
+	case <-time.After(30 * time.Second):
+		t.Fatal("it does not come")
+	}
+	return got
+}
+
+// soon waits for a condition that another goroutine makes true.
+func soon(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	require.Eventually(t, cond, 5*time.Second, 5*time.Millisecond, what)
+}

@@ -200,7 +200,7 @@ func TestCreateAfterAFailedOne(t *testing.T) {
 		errs <- err
 	}
 	go ask()
-	<-arrived
+	wait(t, arrived)
 	go ask()
 	close(leave)
 	one, two := <-errs, <-errs
