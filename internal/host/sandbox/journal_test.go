@@ -1,0 +1,179 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/roosthq/roost/internal/fault"
+	"github.com/roosthq/roost/internal/host/paths"
+	"github.com/roosthq/roost/internal/host/runtime"
+)
+
+var allStates = []State{Creating, Running, Pausing, Paused, Resuming, Failed, Destroying}
+
+func TestTransitions(t *testing.T) {
+	t.Parallel()
+	for _, s := range allStates {
+		require.True(t, may(s, Destroying), "delete is legal from %s", s)
+		require.False(t, may(Destroying, s) && s != Destroying, "nothing comes back from it: %s", s)
+		require.False(t, may(Failed, s) && s != Destroying, "nor from failed: %s", s)
+	}
+	require.True(t, may(Pausing, Running), "a pause can be undone")
+	require.True(t, may(Resuming, Paused), "a resume can be undone")
+	require.False(t, may(Creating, Paused))
+	require.False(t, may(Paused, Running), "not without resuming")
+}
+
+func TestNeedSaysWhatToDo(t *testing.T) {
+	t.Parallel()
+	require.NoError(t, need("x", Running, Running, "exec in"))
+	for state, hint := range map[State]string{
+		Paused: "roost resume x", Failed: "roost info x", Pausing: "try again", Destroying: "try again",
+	} {
+		err := need("x", state, Running, "exec in")
+		require.Equal(t, fault.FailedPrecondition, fault.KindOf(err))
+		require.ErrorContains(t, err, "exec in sandbox x: it is "+string(state))
+		require.Contains(t, fault.HintOf(err), hint)
+	}
+}
+
+func TestFence(t *testing.T) {
+	t.Parallel()
+	j := journal{ID: "x", Generation: 5}
+	for generation, ok := range map[uint64]bool{0: true, 4: false, 5: true, 6: true} {
+		err := fence(j, Operation{Generation: generation})
+		require.Equal(t, ok, err == nil, "generation %d", generation)
+		require.Equal(t, !ok, fault.Is(err, fault.FailedPrecondition))
+	}
+}
+
+func TestJournalIsReadBack(t *testing.T) {
+	t.Parallel()
+	dir := paths.Sandbox(t.TempDir())
+	_, err := readJournal(dir)
+	require.ErrorIs(t, err, os.ErrNotExist)
+	for _, durable := range []bool{false, true} {
+		j := journal{Version: 1, ID: "x", State: Paused, Slot: 3, UID: 7, Generation: 9, Envs: map[string]string{"A": "b"}}
+		j.note("one")
+		require.NoError(t, j.save(dir, durable))
+		got, err := readJournal(dir)
+		require.NoError(t, err)
+		require.Equal(t, &j, got)
+	}
+	st, err := os.Stat(dir.Journal())
+	require.NoError(t, err)
+	require.EqualValues(t, 0o600, st.Mode().Perm(), "it holds tokens")
+	require.NoError(t, os.WriteFile(dir.Journal(), []byte(`{"id":"x"}`), 0o600))
+	got, err := readJournal(dir)
+	require.NoError(t, err)
+	require.Equal(t, noSlot, got.Slot, "no slot is not slot 0")
+	require.NoError(t, os.WriteFile(dir.Journal(), []byte(`{`), 0o600))
+	_, err = readJournal(dir)
+	require.ErrorContains(t, err, "parse journal")
+}
+
+func TestOperationsAreBounded(t *testing.T) {
+	t.Parallel()
+	var j journal
+	j.note("")
+	require.Empty(t, j.Operations)
+	require.False(t, j.did(""))
+	for i := range 3 * operationsKept {
+		j.note(fmt.Sprint(i))
+		j.note(fmt.Sprint(i))
+	}
+	require.Len(t, j.Operations, operationsKept)
+	require.True(t, j.did(fmt.Sprint(3*operationsKept-1)))
+	require.False(t, j.did("0"))
+}
+
+func TestUpdateIsAllOrNothing(t *testing.T) {
+	t.Parallel()
+	dir := paths.Sandbox(t.TempDir())
+	s := newSandbox(dir, journal{ID: "x", State: Creating, Operations: []string{"a"}})
+	require.ErrorContains(t, s.update(false, func(j *journal) { j.State = Paused }), "creating cannot become paused")
+	require.Equal(t, Creating, s.journal().State)
+	require.NoFileExists(t, dir.Journal())
+	require.NoError(t, os.Mkdir(dir.Journal()+".tmp", 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(dir.Journal()+".tmp", "x"), nil, 0o600))
+	require.Error(t, s.update(false, func(j *journal) { j.State = Running; j.note("b") }))
+	require.Equal(t, Creating, s.journal().State)
+	require.Equal(t, []string{"a"}, s.journal().Operations)
+	s.remember(func(j *journal) { j.State = Destroying })
+	require.Equal(t, Destroying, s.journal().State)
+}
+
+func TestManifest(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	_, _, err := readCapture(dir)
+	require.ErrorIs(t, err, os.ErrNotExist, "without a manifest there is no capture")
+	man := manifest{Version: manifestVersion, SandboxID: "x", Generation: 3, Record: []byte(`{"a":1}`), ControlToken: "t"}
+	require.NoError(t, writeManifest(dir, man))
+	c, got, err := readCapture(dir)
+	require.NoError(t, err)
+	require.Equal(t, man, got)
+	require.Equal(t, runtime.Capture{Dir: dir, Record: man.Record}, c)
+	man.Version++
+	require.NoError(t, writeManifest(dir, man))
+	_, _, err = readCapture(dir)
+	require.Equal(t, fault.FailedPrecondition, fault.KindOf(err))
+	require.ErrorContains(t, err, "format is version 2, this roost reads 1")
+	require.NoError(t, os.WriteFile(filepath.Join(dir, paths.Manifest), []byte("x"), 0o600))
+	_, _, err = readCapture(dir)
+	require.ErrorContains(t, err, "parse capture manifest")
+}
+
+func TestPrune(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for _, name := range []string{"keep/a", "keep/deep/b", "go/c", "go/deep/d", "e"} {
+		path := filepath.Join(dir, name)
+		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o700))
+		require.NoError(t, os.WriteFile(path, nil, 0o600))
+	}
+	require.NoError(t, prune(dir, func(path string) bool { return path == filepath.Join(dir, "keep", "deep", "b") }))
+	var left []string
+	require.NoError(t, filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
+		left = append(left, path)
+		return err
+	}))
+	require.Equal(t, []string{dir, dir + "/keep", dir + "/keep/deep", dir + "/keep/deep/b"}, left)
+	require.Error(t, prune(filepath.Join(dir, "none"), nil))
+}
+
+func TestAllocatedIsRealUse(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	f, err := os.Create(filepath.Join(dir, "sparse"))
+	require.NoError(t, err)
+	require.NoError(t, f.Truncate(1<<30))
+	_, err = f.WriteAt(make([]byte, 8192), 1<<20)
+	require.NoError(t, err)
+	require.NoError(t, errors.Join(f.Sync(), f.Close()))
+	n := allocated(dir)
+	require.GreaterOrEqual(t, n, int64(8192))
+	require.Less(t, n, int64(1<<20))
+	require.Zero(t, allocated(filepath.Join(dir, "none")))
+}
+
+func TestExplain(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancelCause(t.Context())
+	require.NoError(t, explain(ctx, nil))
+	plain := errors.New("plain")
+	require.Equal(t, plain, explain(ctx, plain), "nothing cut it")
+	cancel(fault.New(fault.Internal, "", "", "the guest panicked").WithHint("look"))
+	err := explain(ctx, fault.Wrap(ctx.Err(), "ask", "guest"))
+	require.Equal(t, fault.Internal, fault.KindOf(err))
+	require.ErrorContains(t, err, "the guest panicked")
+	require.ErrorContains(t, err, "ask guest")
+	require.Equal(t, "look", fault.HintOf(err))
+	require.Equal(t, err, explain(ctx, err), "said once")
+}
