@@ -22,7 +22,7 @@ func (h *host) hang(name string) (ended chan error, release func()) {
 	require.NoError(h.t, err)
 	req, err := http.NewRequestWithContext(h.t.Context(), http.MethodGet, "http://guest/hang", nil)
 	require.NoError(h.t, err)
-	resp, err := g.Transport.RoundTrip(req)
+	resp, err := g.Transport.RoundTrip(req) //nolint:bodyclose // closed below, behind Watch
 	require.NoError(h.t, err)
 	body := g.Watch(resp.Body)
 	ended = make(chan error, 1)
