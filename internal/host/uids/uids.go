@@ -10,6 +10,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -113,31 +114,34 @@ func each(f func(pid, uid int)) error {
 	return nil
 }
 
-// ownerOf reads a process's uid from its status. The owner of /proc/PID would be root's for a
-// process that made itself undumpable, which a hostile one does to hide.
+// ownerOf looks at a process. /proc/PID belongs to its uid, dumpable or not; the rest is read
+// only of those that matter here.
 func ownerOf(pid int) (uid int, alive bool) {
-	raw, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
+	dir := "/proc/" + strconv.Itoa(pid)
+	st, err := os.Stat(dir)
 	if err != nil {
 		return 0, false
 	}
-	var state string
-	threads := 0
+	uid = int(st.Sys().(*syscall.Stat_t).Uid)
+	return uid, uid < First || !ended(dir)
+}
+
+// ended says whether a process is a zombie. One whose first thread has ended looks like one
+// while its other threads run on.
+func ended(dir string) bool {
+	raw, err := os.ReadFile(dir + "/status")
+	if err != nil {
+		return true
+	}
+	state, threads := "", ""
 	for line := range strings.Lines(string(raw)) {
-		key, value, _ := strings.Cut(line, ":")
-		fields := strings.Fields(value)
-		if len(fields) == 0 {
-			continue
-		}
-		switch key {
+		switch key, value, _ := strings.Cut(line, ":"); key {
 		case "State":
-			state = fields[0]
-		case "Uid":
-			uid, err = strconv.Atoi(fields[0])
+			state = strings.TrimSpace(value)
 		case "Threads":
-			threads, _ = strconv.Atoi(fields[0])
+			threads = strings.TrimSpace(value)
 		}
 	}
-	// A process whose first thread has ended looks like a zombie while the others run on.
-	ended := (state == "Z" || state == "X") && threads <= 1
-	return uid, err == nil && state != "" && !ended
+	zombie := strings.HasPrefix(state, "Z") || strings.HasPrefix(state, "X")
+	return zombie && (threads == "0" || threads == "1")
 }
