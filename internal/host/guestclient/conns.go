@@ -12,10 +12,28 @@ import (
 // for it would wait for minutes, and keep the network namespace of its slot.
 type conns struct {
 	dial DialFunc
+	// ended is closed by end, for who is still dialling.
+	ended chan struct{}
 
-	mu     sync.Mutex
-	open   map[*conn]struct{}
-	closed bool
+	mu   sync.Mutex
+	open map[*conn]struct{}
+}
+
+func newConns(dial DialFunc) *conns {
+	return &conns{dial: dial, ended: make(chan struct{}), open: map[*conn]struct{}{}}
+}
+
+func (a *conns) over() bool {
+	select {
+	case <-a.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+func errOver() error {
+	return fault.New(fault.Unavailable, "reach", "guest", "its sandbox does not run any more")
 }
 
 // conn is a connection that takes itself off the list.
@@ -32,16 +50,30 @@ func (c *conn) Close() error {
 }
 
 func (a *conns) connect(ctx context.Context, _, _ string) (net.Conn, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	dialled := make(chan struct{})
+	defer close(dialled)
+	go func() {
+		select {
+		case <-a.ended:
+			cancel()
+		case <-dialled:
+		}
+	}()
 	raw, err := a.dial(ctx, Port)
 	if err != nil {
+		if a.over() {
+			return nil, errOver()
+		}
 		return nil, err
 	}
 	c := &conn{Conn: raw, all: a}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.closed {
+	if a.over() {
 		_ = raw.Close()
-		return nil, fault.New(fault.Unavailable, "reach", "guest", "its sandbox does not run any more")
+		return nil, errOver()
 	}
 	a.open[c] = struct{}{}
 	return c, nil
@@ -50,7 +82,9 @@ func (a *conns) connect(ctx context.Context, _, _ string) (net.Conn, error) {
 // end closes every connection and refuses new ones.
 func (a *conns) end() {
 	a.mu.Lock()
-	a.closed = true
+	if !a.over() {
+		close(a.ended)
+	}
 	open := a.open
 	a.open = map[*conn]struct{}{}
 	a.mu.Unlock()

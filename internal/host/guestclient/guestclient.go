@@ -44,7 +44,7 @@ type Client struct {
 
 // New makes a client; nothing is dialled yet.
 func New(dial DialFunc, controlToken string) *Client {
-	all := &conns{dial: dial, open: map[*conn]struct{}{}}
+	all := newConns(dial)
 	transport := &http.Transport{
 		DialContext:         all.connect,
 		MaxIdleConnsPerHost: 16,

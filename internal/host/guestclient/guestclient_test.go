@@ -227,3 +227,21 @@ func TestClose(t *testing.T) {
 	require.ErrorContains(t, err, "does not run any more")
 	require.Equal(t, before+1, g.dials.Load(), "a dial that was under way is closed, too")
 }
+
+// Close ends a dial that a guest which is gone never answers.
+func TestCloseEndsDials(t *testing.T) {
+	t.Parallel()
+	dialling := make(chan struct{})
+	c := New(func(ctx context.Context, _ int) (net.Conn, error) {
+		close(dialling)
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}, "token")
+	failed := make(chan error)
+	go func() { failed <- c.Thaw(context.WithoutCancel(t.Context()), 1) }()
+	<-dialling
+	c.Close()
+	err := <-failed
+	require.Equal(t, fault.Unavailable, fault.KindOf(err))
+	require.ErrorContains(t, err, "does not run any more")
+}

@@ -309,3 +309,6 @@ func (r *Runtime) Files(c runtime.Capture) ([]string, error) {
 	rec, err := r.parse(c)
 	return append(rec.Disk, rec.Memory...), err
 }
+
+// Cut takes the network from a uid's VM, or gives it back: its guest neither hears nor answers.
+func (r *Runtime) Cut(uid int, cut bool) { r.vm(uid).wire.set(cut) }
