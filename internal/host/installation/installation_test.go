@@ -19,7 +19,7 @@ import (
 // dirs are a data directory and a host's directory that the test owns.
 func dirs(t *testing.T) (paths.Data, string) {
 	t.Helper()
-	root, err := os.MkdirTemp("", "inst-")
+	root, err := os.MkdirTemp("", "inst-") //nolint:usetesting // short: sockets lie below it
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(root)) })
 	return paths.Data(filepath.Join(root, "data")), filepath.Join(root, "host")

@@ -136,7 +136,7 @@ func self(t *testing.T) string {
 	t.Helper()
 	raw, err := os.ReadFile(os.Args[0])
 	require.NoError(t, err)
-	dir, err := os.MkdirTemp("/tmp", "uids-test-")
+	dir, err := os.MkdirTemp("/tmp", "uids-test-") //nolint:usetesting // another uid must get through to it
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
 	require.NoError(t, os.Chmod(dir, 0o755))
