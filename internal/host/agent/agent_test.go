@@ -220,7 +220,7 @@ func TestProxyCredentials(t *testing.T) {
 	t.Parallel()
 	a := serve(t)
 	s := a.made(id("a"))
-	_, body := a.send(http.MethodGet, s.GetId(), "/whoami", http.Header{
+	_, body := a.send(http.MethodGet, s.GetId(), "/whoami", http.Header{ //nolint:bodyclose // send has read and closed it
 		guestclient.AccessHeader: {"forged"}, guestclient.ControlHeader: {"forged"},
 	})
 	access, control, _ := strings.Cut(body, "|")
@@ -245,7 +245,7 @@ func TestProxyRefusals(t *testing.T) {
 		"dots":    {id("a"), "/%2e/roost.guest.v1.Control/Freeze", fault.PermissionDenied, http.StatusForbidden},
 		"up":      {id("a"), "/x/%2e%2e/roost.guest.v1.Control/Freeze", fault.PermissionDenied, http.StatusForbidden},
 	} {
-		resp, body := a.send(http.MethodGet, c.sandbox, c.path, nil)
+		resp, body := a.send(http.MethodGet, c.sandbox, c.path, nil) //nolint:bodyclose // send has read and closed it
 		if name != "control" && !strings.Contains(c.path, "Control") { // an RPC's path is answered as one below
 			require.Equal(t, c.status, resp.StatusCode, name)
 			require.Equal(t, c.kind.String(), resp.Header.Get("Roost-Code"), name)
