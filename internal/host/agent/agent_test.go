@@ -245,7 +245,7 @@ func TestProxyRefusals(t *testing.T) {
 		"dots":    {id("a"), "/%2e/roost.guest.v1.Control/Freeze", fault.PermissionDenied, http.StatusForbidden},
 		"up":      {id("a"), "/x/%2e%2e/roost.guest.v1.Control/Freeze", fault.PermissionDenied, http.StatusForbidden},
 	} {
-		resp, body := a.send(http.MethodGet, c.sandbox, c.path, nil) //nolint:bodyclose // send has read and closed it
+		resp, body := a.send(http.MethodGet, c.sandbox, c.path, nil)   //nolint:bodyclose // send has read and closed it
 		if name != "control" && !strings.Contains(c.path, "Control") { // an RPC's path is answered as one below
 			require.Equal(t, c.status, resp.StatusCode, name)
 			require.Equal(t, c.kind.String(), resp.Header.Get("Roost-Code"), name)
