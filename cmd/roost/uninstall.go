@@ -17,7 +17,7 @@ import (
 
 func uninstallCommand() *cobra.Command {
 	var opts upOptions
-	var yes, keepData bool
+	var yes, keepImages bool
 	cmd := &cobra.Command{
 		Use:   "uninstall",
 		Short: "Remove an installation from this machine: sandboxes, network and data",
@@ -31,12 +31,12 @@ binary and the download cache stay.`,
 				return fault.New(fault.Invalid, "uninstall", opts.data, "this deletes every sandbox and cannot be undone").
 					WithHint("give --yes if that is what you want")
 			}
-			return uninstall(cmd.Context(), opts, keepData)
+			return uninstall(cmd.Context(), opts, keepImages)
 		},
 	}
 	cmd.Flags().StringVar(&opts.data, "data", dataDir(), "the installation's data directory (ROOST_DATA)")
 	cmd.Flags().BoolVar(&yes, "yes", false, "really do it")
-	cmd.Flags().BoolVar(&keepData, "keep-images", false, "keep templates, remove everything else")
+	cmd.Flags().BoolVar(&keepImages, "keep-images", false, "keep templates, remove everything else")
 	return cmd
 }
 

@@ -23,7 +23,7 @@ import (
 	"github.com/roosthq/roost/internal/host/paths"
 )
 
-// DefaultListen is where `roost up` serves its API.
+// defaultListen is where `roost up` serves its API.
 const defaultListen = "127.0.0.1:8350"
 
 // upOptions are the flags of `roost up`.

@@ -25,7 +25,6 @@ type Manager struct {
 
 	mu      sync.Mutex
 	serving bool
-	calls   sync.WaitGroup // running calls, which Stop waits for
 	// busy are the numbers that this process makes, has, or could not get rid of.
 	busy map[int]bool
 	// occupied are numbers that something unknown stands on; Collect clears them.
@@ -93,7 +92,7 @@ func (m *Manager) prepare() (err error) {
 
 // Stop removes the unused slots and lets go of the held ones, which go on without the agent.
 func (m *Manager) Stop() {
-	m.Base.Stop() // first: a Start that is under way sees it
+	m.Base.Stop() // first: a Start that is under way sees it, and running calls end
 	m.mu.Lock()
 	was := m.serving
 	m.serving = false
@@ -101,7 +100,6 @@ func (m *Manager) Stop() {
 	if !was {
 		return
 	}
-	m.calls.Wait()
 	for _, s := range m.takePool() {
 		if err := s.remove(); err != nil {
 			m.log.Error("remove unused slot", "slot", s.number, "error", err)
@@ -119,12 +117,14 @@ func (m *Manager) Subnet() netip.Prefix { return m.subnet }
 // enter begins a call that needs the host; Stop waits for leave.
 func (m *Manager) enter() (leave func(), err error) {
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	if !m.serving {
-		return nil, fault.New(fault.Unavailable, "use", "network", "it is not running")
+	serving := m.serving
+	m.mu.Unlock()
+	if serving {
+		if _, leave, err = m.Call(context.Background()); err == nil {
+			return leave, nil
+		}
 	}
-	m.calls.Add(1)
-	return m.calls.Done, nil
+	return nil, fault.New(fault.Unavailable, "use", "network", "it is not running")
 }
 
 func (m *Manager) takePool() []*Slot {

@@ -158,7 +158,11 @@ func (in *instance) saveMemory(ctx context.Context, dir string, opts runtime.Cap
 	if err := memory.WriteMap(rec.MemoryMap, saved); err != nil {
 		return 0, err
 	}
-	return cost.Bytes + int64(len(saved.Marshal())), nil
+	written, err := os.Stat(rec.MemoryMap)
+	if err != nil {
+		return 0, err
+	}
+	return cost.Bytes + written.Size(), nil
 }
 
 // saveTemplate ends the VM, since memory that a process still maps for writing cannot be
