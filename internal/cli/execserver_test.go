@@ -92,7 +92,7 @@ func (e *execution) start(start v1.ExecStart) (pump func(), err error) {
 	if start.Cwd != nil {
 		e.cmd.Dir = *start.Cwd
 	}
-	e.cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
+	e.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + e.s.guest}
 	if start.Env != nil {
 		for k, v := range *start.Env {
 			e.cmd.Env = append(e.cmd.Env, k+"="+v)

@@ -112,11 +112,15 @@ func (sc *screen) code() int {
 func TestShellOnATerminal(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
-	sc := s.onTerminal(t, s.command(t, "shell", running, "--env", "PS1=prompt> "))
+	sc := s.onTerminal(t, s.command(t, "shell", running))
 	sc.press("stty size; echo term=$TERM\r")
 	sc.want("30 100\r\n")
 	sc.want("term=xterm-test\r\n")
 	require.NotEqual(t, sc.before.Lflag, sc.settings().Lflag, "raw: keys go to the remote side")
+	// Reading a line, bash first writes back the size that it has read: only after its prompt
+	// does another size stay.
+	sc.press("PS1='pro''mpt> '\r")
+	sc.want("prompt> ")
 	require.NoError(t, pty.Setsize(sc.keys, &pty.Winsize{Cols: 70, Rows: 20}))
 	s.wantEvent(t, "resize")
 	sc.press("stty size\r")

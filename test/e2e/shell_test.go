@@ -69,6 +69,8 @@ func TestShell(t *testing.T) {
 	const limit = 30 * time.Second
 	say("echo size $(stty size)\n")
 	eventually(t, limit, "the shell has the terminal's size", s.shows("size 30 100"))
+	say("PS1='re''ady> '\n") // before its prompt, bash writes back the size that it has read
+	eventually(t, limit, "the prompt is there", s.shows("ready> "))
 	require.NoError(t, pty.Setsize(tty, &pty.Winsize{Rows: 40, Cols: 120}))
 	eventually(t, limit, "a resize arrives", func() bool {
 		say("echo size $(stty size)\n")

@@ -345,6 +345,8 @@ func TestTerminal(t *testing.T) {
 	got := r.until("owner=" + strconv.Itoa(testUID))
 	require.Contains(t, got, "17 91")
 	require.Contains(t, got, "/dev/pts/")
+	g.keys(r.pid, "PS1='re''ady$ '\n")
+	r.until("ready$ ") // before its prompt, bash writes back the size that it has read
 	_, err := g.process.Update(t.Context(), connect.NewRequest(&processpb.UpdateRequest{
 		Process: byPID(r.pid), Pty: &processpb.PTY{Size: &processpb.PTY_Size{Cols: 120, Rows: 40}},
 	}))
