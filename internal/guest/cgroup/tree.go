@@ -1,5 +1,6 @@
 // Package cgroup is the tree that user processes live in: ROOT/user, with one leaf for each
-// process that was started and all its descendants. Needs cgroup v2, no controllers.
+// process that was started and all its descendants. Needs cgroup v2, no controllers, and the
+// kernel's freezer where there is one (gVisor has none: see signalFreezer).
 //
 // # States
 //
@@ -34,8 +35,9 @@ import (
 
 // Tree is ROOT/user.
 type Tree struct {
-	path string
-	gate gate
+	path    string
+	gate    gate
+	freezer freezer
 
 	mu      sync.Mutex
 	next    int
@@ -49,7 +51,11 @@ func Open(root string) (*Tree, error) {
 		return nil, fault.Wrap(err, "make cgroup", path)
 	}
 	t := &Tree{path: path, gate: gate{changed: make(chan struct{})}}
-	return t, t.write("cgroup.freeze", "0")
+	var err error
+	if t.freezer, err = newFreezer(t); err != nil {
+		return nil, err
+	}
+	return t, t.freezer.thaw()
 }
 
 // Enter waits until the tree is thawed and holds off Freeze until leave is called.
@@ -63,11 +69,7 @@ func (t *Tree) Freeze(ctx context.Context) error {
 	if err := t.gate.close(ctx); err != nil {
 		return fault.Wrap(err, "freeze", "user processes")
 	}
-	err := t.write("cgroup.freeze", "1")
-	if err == nil {
-		err = t.waitEvent(ctx, "frozen 1")
-	}
-	if err != nil {
+	if err := t.freezer.freeze(ctx); err != nil {
 		_ = t.Thaw()
 		return fault.Wrap(err, "freeze", "user processes")
 	}
@@ -76,7 +78,7 @@ func (t *Tree) Freeze(ctx context.Context) error {
 
 // Thaw lets the tree run and opens the gate.
 func (t *Tree) Thaw() error {
-	if err := t.write("cgroup.freeze", "0"); err != nil {
+	if err := t.freezer.thaw(); err != nil {
 		return err
 	}
 	t.gate.open()
@@ -84,16 +86,24 @@ func (t *Tree) Thaw() error {
 }
 
 // Processes counts the processes of the tree.
-func (t *Tree) Processes() int {
-	count := 0
+func (t *Tree) Processes() int { return len(t.pids()) }
+
+// pids are the processes of the tree.
+func (t *Tree) pids() []int {
+	var out []int
 	_ = filepath.WalkDir(t.path, func(path string, d fs.DirEntry, _ error) error {
-		if d != nil && d.IsDir() {
-			pids, _ := os.ReadFile(filepath.Join(path, "cgroup.procs")) // none: it was just removed
-			count += strings.Count(string(pids), "\n")
+		if d == nil || !d.IsDir() {
+			return nil
+		}
+		lines, _ := os.ReadFile(filepath.Join(path, "cgroup.procs")) // none: it was just removed
+		for line := range strings.FieldsSeq(string(lines)) {
+			if pid, err := strconv.Atoi(line); err == nil {
+				out = append(out, pid)
+			}
 		}
 		return nil
 	})
-	return count
+	return out
 }
 
 // Close kills everything in the tree and removes it.

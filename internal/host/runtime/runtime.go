@@ -1,16 +1,24 @@
 // Package runtime is the contract of what runs a sandbox. Two kinds keep it: microVMs
-// (package microvm) and, in a later issue, gVisor. The sandbox state machine knows only this.
+// (package microvm) and gVisor (package gvisor). The sandbox state machine knows only this, and
+// package runtimetest is the contract as tests.
 //
 // # States of an instance
 //
 //	Boot ──────────────► running ⇄ frozen ─► stopped
 //	Restore ─► frozen ─────┘
 //
-// Freeze stops the whole sandbox, its clock as seen from outside included; Thaw lets it go on.
-// Capture needs a frozen instance and leaves it frozen: it writes what is needed to Restore
-// into a directory, synced, and returns a Record of it; the caller publishes both. Restore
-// reads such a directory and returns a frozen instance. Freeze, Thaw and Stop are idempotent;
-// Stop is legal in every state.
+// Freezing has two halves. The caller first has the guest agent freeze user processes; Freeze
+// then stops the rest as far as the runtime can: a microVM stands still as a whole, in gVisor
+// the guest agent alone runs on (Capabilities.FreezesGuest). Either way nothing of the user's
+// runs from there to Thaw, and what a Capture holds is what was there at the Freeze. Capture
+// needs a frozen instance and leaves it frozen: it writes what is needed to Restore into a
+// directory, synced, and returns a Record of it; the caller publishes both. A capture may be
+// restored any number of times, also while its source runs on (snapshot, fork). Restore returns
+// a frozen instance, in which user processes wait for the guest agent's thaw. Freeze, Thaw and
+// Stop are idempotent; Stop is legal in every state.
+//
+// A capture of the disk alone (CaptureOptions.DiskOnly) is booted from, not restored
+// (BootOptions.From).
 //
 // # Failure rules
 //
@@ -51,18 +59,36 @@ type Resources struct {
 	DiskSizeMB int `json:"disk_size_mb"`
 }
 
-// Template is the file tree and kernel that a cold boot starts from.
+// Template is what a cold boot starts from: one file tree, in the form of each runtime.
 type Template struct {
-	Digest    string `json:"digest"`
+	Digest string `json:"digest"`
+	// Kernel and Disk (ext4, raw) are a microVM's; DiskBytes is the least size of any disk.
 	Kernel    string `json:"kernel"`
 	Disk      string `json:"disk"`
 	DiskBytes int64  `json:"disk_bytes"`
+	// Tree is the file tree as an EROFS image, for a runtime with a kernel of its own.
+	Tree string `json:"tree,omitempty"`
 }
 
-// Port is the sandbox's end of its network slot.
+// Port is the sandbox's end of its network slot: a tap, or for Capabilities.TakesNamespace
+// the path of a network namespace with eth0 in it, made for this start alone.
 type Port struct {
-	Tap *os.File
-	MAC string
+	Tap       *os.File
+	Namespace string
+	MAC       string
+}
+
+// Guest is the guest agent for a runtime that starts it as a process of its own
+// (Capabilities.GuestBoots is false). Needed by Boot only.
+type Guest struct {
+	// Path of roost-guest on the host. A file of that content must stay there while a capture
+	// names it.
+	Path string `json:"path"`
+	// Token is what it accepts first; Hostname, DNS and DefaultUser are what it starts with.
+	Token       string `json:"-"`
+	Hostname    string `json:"hostname"`
+	DNS         string `json:"dns"`
+	DefaultUser string `json:"default_user"`
 }
 
 // Spec says what to run. Its directories exist and are root's alone.
@@ -70,9 +96,10 @@ type Spec struct {
 	ID        string
 	Resources Resources
 	Template  Template
-	// Initrd is needed by Boot only.
-	Initrd  string
-	RunDir  string
+	// Initrd holds the guest agent of a microVM; needed by Boot only.
+	Initrd string
+	Guest  Guest
+	RunDir string
 	DiskDir string
 	// DiskIndex names the live disk that this start makes in DiskDir.
 	DiskIndex int
@@ -92,6 +119,8 @@ type CaptureOptions struct {
 	// Parent is the capture that the instance was restored from, when it is of this sandbox:
 	// only what changed since is written.
 	Parent *Capture
+	// DiskOnly leaves memory and processes out.
+	DiskOnly bool
 }
 
 // CaptureStats say what a Capture cost.
@@ -113,6 +142,8 @@ type BootOptions struct {
 	// Template: the memory will be captured whole, to be shared by many; Capture ends the
 	// instance.
 	Template bool
+	// From is a capture whose disk, not memory, is booted from; nil is the template's.
+	From *Capture
 }
 
 // Exit says how an instance ended.
@@ -130,12 +161,16 @@ type Usage struct {
 
 // Capabilities say how runtimes differ.
 type Capabilities struct {
-	// GuestFreezer: the guest can freeze user processes by itself (a cgroup freezer).
-	GuestFreezer bool
-	// GuestClock: the guest's clock is its own and must be set after a restore.
-	GuestClock bool
-	// GuestBoots: the guest needs a kernel and an initramfs of ours.
+	// GuestBoots: the guest needs a kernel and an initramfs of ours. Where not, the runtime
+	// starts the guest agent itself, from Spec.Guest.
 	GuestBoots bool
+	// FreezesGuest: Freeze stops the guest agent too. Where not, user processes are held by
+	// signals (gVisor has no cgroup freezer): seen by handlers of SIGCONT.
+	FreezesGuest bool
+	// TakesNamespace: the port is a network namespace, not a tap.
+	TakesNamespace bool
+	// FixedDisk: a capture's disk keeps the size that it was booted with.
+	FixedDisk bool
 }
 
 // Runtime runs sandboxes. Methods are safe for concurrent use.
@@ -183,6 +218,15 @@ type Instance interface {
 	Exit() Exit
 	Usage() (Usage, error)
 	Console() ([]byte, error)
+}
+
+// Keeper is a runtime that keeps builds of itself for the captures and instances that can run
+// in no other.
+type Keeper interface {
+	// NeededBy are the files that an instance's record stands on; Files says it of a capture.
+	NeededBy(record json.RawMessage) ([]string, error)
+	// Retire removes the builds that nothing in used stands on, but not the current one.
+	Retire(used map[string]bool) error
 }
 
 // Trimmer is a runtime that keeps memory for later and can give back what was long unused.

@@ -48,7 +48,7 @@ func (r *Runtime) Isolation() runtime.Isolation {
 
 // Capabilities of a guest with a kernel of its own.
 func (r *Runtime) Capabilities() runtime.Capabilities {
-	return runtime.Capabilities{GuestFreezer: true, GuestClock: true, GuestBoots: true}
+	return runtime.Capabilities{GuestBoots: true, FreezesGuest: true}
 }
 
 // Identity names the VMM build, machine, CPU and kernel command line.
