@@ -97,9 +97,9 @@ type Spec struct {
 	Resources Resources
 	Template  Template
 	// Initrd holds the guest agent of a microVM; needed by Boot only.
-	Initrd string
-	Guest  Guest
-	RunDir string
+	Initrd  string
+	Guest   Guest
+	RunDir  string
 	DiskDir string
 	// DiskIndex names the live disk that this start makes in DiskDir.
 	DiskIndex int
