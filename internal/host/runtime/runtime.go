@@ -13,9 +13,9 @@
 // runs from there to Thaw, and what a Capture holds is what was there at the Freeze. Capture
 // needs a frozen instance and leaves it frozen: it writes what is needed to Restore into a
 // directory, synced, and returns a Record of it; the caller publishes both. A capture may be
-// restored any number of times, also while its source runs on (snapshot, fork). Restore returns
-// a frozen instance, in which user processes wait for the guest agent's thaw. Freeze, Thaw and
-// Stop are idempotent; Stop is legal in every state.
+// restored any number of times once its source was thawed or has ended, also while it runs on
+// (snapshot, fork). Restore returns a frozen instance, in which user processes wait for the
+// guest agent's thaw. Freeze, Thaw and Stop are idempotent; Stop is legal in every state.
 //
 // A capture of the disk alone (CaptureOptions.DiskOnly) is booted from, not restored
 // (BootOptions.From).

@@ -10,11 +10,11 @@ import (
 	"time"
 
 	"github.com/roosthq/roost/internal/fault"
-	"github.com/roosthq/roost/internal/host/disk"
 	"github.com/roosthq/roost/internal/host/memory"
 	"github.com/roosthq/roost/internal/host/paths"
 	"github.com/roosthq/roost/internal/host/runtime"
 	"github.com/roosthq/roost/internal/host/vmm"
+	"github.com/roosthq/roost/internal/undo"
 )
 
 // templateMemory is the whole memory of a template, in its capture.
@@ -22,15 +22,17 @@ const templateMemory = "memory"
 
 // instance is one running VM with its disk and its share of the template's memory.
 type instance struct {
-	rt   *Runtime
-	vm   vmm.VM
-	live disk.Live
+	rt  *Runtime
+	vm  vmm.VM
+	top top
 	// identity is of the VMM that was started, not of one installed since.
 	identity vmm.Identity
 	vcpus    int
 	ram      *ram
 	// template: ram is written by the VM itself and will be captured whole.
 	template bool
+	// change serialises Capture and Thaw.
+	change sync.Mutex
 	// letGo serialises giving back disk and memory, which Stop and Detach both do.
 	letGo sync.Mutex
 }
@@ -38,13 +40,25 @@ type instance struct {
 var _ runtime.Instance = (*instance)(nil)
 
 func (in *instance) Record() (json.RawMessage, error) {
+	in.top.mu.Lock()
+	defer in.top.mu.Unlock()
 	return json.Marshal(instanceRecord{
-		Identity: in.identity, Handle: in.vm.Handle(), Live: in.live, MemoryBase: in.ram.base, VCPUs: in.vcpus,
+		Identity: in.identity, Handle: in.vm.Handle(), Live: in.top.live, DiskIndex: in.top.index,
+		MemoryBase: in.ram.base, VCPUs: in.vcpus,
 	})
 }
 
 func (in *instance) Freeze(ctx context.Context) error { return in.vm.Pause(ctx) }
-func (in *instance) Thaw(ctx context.Context) error   { return in.vm.Resume(ctx) }
+
+// Thaw lets the VM run, after a capture on a disk of its own.
+func (in *instance) Thaw(ctx context.Context) error {
+	in.change.Lock()
+	defer in.change.Unlock()
+	if err := in.goOn(ctx); err != nil {
+		return fault.Wrap(err, "thaw", "captured disk")
+	}
+	return in.vm.Resume(ctx)
+}
 
 func (in *instance) Exited() <-chan struct{}  { return in.vm.Exited() }
 func (in *instance) Console() ([]byte, error) { return in.vm.Console() }
@@ -62,7 +76,9 @@ func (in *instance) Stop(ctx context.Context) error {
 	}
 	in.letGo.Lock()
 	defer in.letGo.Unlock()
-	return errors.Join(in.rt.disk.Detach(ctx, in.live), in.ram.release())
+	in.top.mu.Lock()
+	defer in.top.mu.Unlock()
+	return errors.Join(in.rt.dropNext(ctx, &in.top), in.rt.disk.Detach(ctx, in.top.live), in.ram.release())
 }
 
 func (in *instance) Detach() {
@@ -81,31 +97,48 @@ func (in *instance) Usage() (runtime.Usage, error) {
 	if err != nil {
 		return runtime.Usage{}, err
 	}
-	blocks, err := in.rt.disk.Usage(in.live.Path)
+	blocks, err := in.rt.disk.Usage(in.top.disk().Path)
 	return runtime.Usage{MemoryBytes: ram, DiskBytes: blocks}, err
 }
 
-// Capture saves device state, memory and the disk's layer, each synced, and names them.
+// Capture saves device state, memory and the disk's layer, each synced, and names them; or the
+// layer alone.
 func (in *instance) Capture(ctx context.Context, dir string, opts runtime.CaptureOptions) (json.RawMessage, runtime.CaptureStats, error) {
+	in.change.Lock()
+	defer in.change.Unlock()
+	before := in.top.sealedNow()
+	raw, stats, err := in.capture(ctx, dir, opts)
+	if err != nil && !before && in.top.sealedNow() {
+		ctx, cancel := undo.Context(ctx)
+		defer cancel()
+		err = errors.Join(err, in.reopen(ctx))
+	}
+	return raw, stats, err
+}
+
+// step is one part of a capture; it returns the bytes that it wrote.
+type step struct {
+	name string
+	run  func() (int64, error)
+}
+
+func (in *instance) capture(ctx context.Context, dir string, opts runtime.CaptureOptions) (json.RawMessage, runtime.CaptureStats, error) {
 	var stats runtime.CaptureStats
 	rec := captureRecord{
 		Identity: in.identity, VCPUs: in.vcpus, MemoryMB: in.vm.Handle().MemoryMB,
-		State:      filepath.Join(dir, paths.DeviceState),
-		MemoryBase: in.ram.base, DiskBytes: in.live.SizeBytes,
+		DiskOnly: opts.DiskOnly, DiskBytes: in.top.disk().SizeBytes,
 	}
-	saveDisk := func() (int64, error) {
-		layer, _, err := in.rt.disk.Seal(ctx, in.live, 0, nil)
-		rec.Disk = in.live.Stack.With(layer)
+	saveDisk := step{"disk", func() (n int64, err error) {
+		rec.Disk, err = in.seal(ctx, in.template && !opts.DiskOnly)
 		return 0, err
-	}
-	steps := []struct {
-		name string
-		run  func() (int64, error)
-	}{
-		{"state", func() (int64, error) { return in.saveState(ctx, &rec) }},
-		{"disk", saveDisk},
+	}}
+	steps := []step{saveDisk}
+	if !opts.DiskOnly {
+		rec.State, rec.MemoryBase = filepath.Join(dir, paths.DeviceState), in.ram.base
+		saveState := step{"state", func() (int64, error) { return in.saveState(ctx, &rec) }}
 		// Memory last: a template's ends the VM.
-		{"memory", func() (int64, error) { return in.saveMemory(ctx, dir, opts, &rec, &stats) }},
+		saveMemory := step{"memory", func() (int64, error) { return in.saveMemory(ctx, dir, opts, &rec, &stats) }}
+		steps = []step{saveState, saveDisk, saveMemory}
 	}
 	for _, step := range steps {
 		began := time.Now()

@@ -4,9 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/roosthq/roost/internal/fault"
@@ -60,16 +57,18 @@ func (r *Runtime) Identity() map[string]string {
 	}
 }
 
-// Boot starts a kernel over a fresh disk on the template's image.
+// Boot starts a kernel over a fresh disk, on the template's image or a capture's disk.
 func (r *Runtime) Boot(ctx context.Context, spec runtime.Spec, opts runtime.BootOptions) (_ runtime.Instance, err error) {
 	var undos undo.Stack
 	defer rollback(ctx, &undos, &err)
-	base := disk.Base{Path: spec.Template.Disk, SizeBytes: spec.Template.DiskBytes}
-	in := &instance{rt: r, identity: r.vmm.Identity(), vcpus: spec.Resources.VCPUs, template: opts.Template}
-	if in.live, err = r.disk.Create(ctx, base, diskBytes(spec.Resources), spec.DiskDir, spec.DiskIndex); err != nil {
+	stack, size, err := bootDisk(spec, opts.From)
+	if err != nil {
 		return nil, err
 	}
-	undos.Push("remove live disk", func(ctx context.Context) error { return r.disk.RemoveLive(ctx, in.live) })
+	in := &instance{rt: r, identity: r.vmm.Identity(), vcpus: spec.Resources.VCPUs, template: opts.Template}
+	if err = in.open(ctx, spec, stack, size, &undos); err != nil {
+		return nil, err
+	}
 	ram, err := bootMemory(spec.Resources.MemoryMB, opts.Template)
 	if err != nil {
 		return nil, err
@@ -88,6 +87,29 @@ func (r *Runtime) Boot(ctx context.Context, spec runtime.Spec, opts runtime.Boot
 	return in, nil
 }
 
+// bootDisk is what a kernel boots over, and how large its disk is. What a capture's disk holds
+// depends on no VMM, so its identity does not matter.
+func bootDisk(spec runtime.Spec, from *runtime.Capture) (disk.Stack, int64, error) {
+	base := disk.Base{Path: spec.Template.Disk, SizeBytes: spec.Template.DiskBytes}
+	if from == nil {
+		return disk.Stack{Base: base}, diskBytes(spec.Resources), nil
+	}
+	rec, err := parseCapture(*from)
+	rec.Disk.Base.Path = spec.Template.Disk
+	return rec.Disk, max(diskBytes(spec.Resources), rec.DiskBytes), err
+}
+
+// open makes the instance's live disk.
+func (in *instance) open(ctx context.Context, spec runtime.Spec, stack disk.Stack, size int64, undos *undo.Stack) error {
+	live, err := in.rt.disk.Open(ctx, stack, size, spec.DiskDir, spec.DiskIndex)
+	if err != nil {
+		return err
+	}
+	undos.Push("remove live disk", func(ctx context.Context) error { return in.rt.disk.RemoveLive(ctx, live) })
+	in.top.live, in.top.index = live, spec.DiskIndex
+	return nil
+}
+
 // Restore starts a VM from a capture, over a fresh layer on the captured disk.
 func (r *Runtime) Restore(ctx context.Context, spec runtime.Spec, from runtime.Capture) (_ runtime.Instance, err error) {
 	var undos undo.Stack
@@ -96,17 +118,16 @@ func (r *Runtime) Restore(ctx context.Context, spec runtime.Spec, from runtime.C
 	if err != nil {
 		return nil, err
 	}
-	if err = checkIdentity(r.vmm.Identity(), rec.Identity); err != nil {
+	if err = rec.restorable(r.vmm.Identity()); err != nil {
 		return nil, err
 	}
 	// Where images lie is the host's affair, not the capture's.
 	rec.Disk.Base.Path = spec.Template.Disk
 	in := &instance{rt: r, identity: r.vmm.Identity(), vcpus: rec.VCPUs}
 	spec.Resources.VCPUs, spec.Resources.MemoryMB = rec.VCPUs, rec.MemoryMB
-	if in.live, err = r.disk.Open(ctx, rec.Disk, max(diskBytes(spec.Resources), rec.DiskBytes), spec.DiskDir, spec.DiskIndex); err != nil {
+	if err = in.open(ctx, spec, rec.Disk, max(diskBytes(spec.Resources), rec.DiskBytes), &undos); err != nil {
 		return nil, err
 	}
-	undos.Push("remove live disk", func(ctx context.Context) error { return r.disk.RemoveLive(ctx, in.live) })
 	if in.ram, err = r.baseMemory(ctx, rec.MemoryBase, rec.MemoryMB); err != nil {
 		return nil, err
 	}
@@ -135,8 +156,8 @@ func (r *Runtime) load(ctx context.Context, spec runtime.Spec, rec captureRecord
 	if err != nil {
 		return err
 	}
-	if in.live.SizeBytes > rec.DiskBytes {
-		if err := in.vm.GrowDisk(ctx, in.live.SizeBytes); err != nil {
+	if size := in.top.live.SizeBytes; size > rec.DiskBytes {
+		if err := in.vm.GrowDisk(ctx, size); err != nil {
 			return errors.Join(err, in.vm.Kill(ctx))
 		}
 	}
@@ -145,7 +166,7 @@ func (r *Runtime) load(ctx context.Context, spec runtime.Spec, rec captureRecord
 
 // config makes the VMM's configuration for an instance's disk and memory.
 func (r *Runtime) config(ctx context.Context, spec runtime.Spec, in *instance) (vmm.Config, error) {
-	att, err := r.disk.Attach(ctx, in.live)
+	att, err := r.disk.Attach(ctx, in.top.live)
 	if err != nil {
 		return vmm.Config{}, err
 	}
@@ -160,7 +181,7 @@ func (r *Runtime) config(ctx context.Context, spec runtime.Spec, in *instance) (
 }
 
 // Adopt takes over a VM that runs since before the agent started.
-func (r *Runtime) Adopt(ctx context.Context, _ runtime.Spec, record json.RawMessage) (runtime.Instance, error) {
+func (r *Runtime) Adopt(ctx context.Context, spec runtime.Spec, record json.RawMessage) (runtime.Instance, error) {
 	rec, err := parseInstance(record)
 	if err != nil {
 		return nil, err
@@ -169,16 +190,30 @@ func (r *Runtime) Adopt(ctx context.Context, _ runtime.Spec, record json.RawMess
 	if err != nil {
 		return nil, err
 	}
-	in := &instance{rt: r, vm: vm, live: rec.Live, identity: rec.Identity, vcpus: rec.VCPUs}
-	if in.ram, err = r.takeBack(ctx, vm, rec); err != nil {
+	in := &instance{rt: r, vm: vm, identity: rec.Identity, vcpus: rec.VCPUs}
+	if err := r.takeOver(ctx, in, spec, rec); err != nil {
 		vm.Detach()
 		return nil, err
 	}
-	if _, err := r.disk.Attach(ctx, rec.Live); err != nil {
-		vm.Detach()
-		return nil, errors.Join(err, in.ram.release())
-	}
 	return in, nil
+}
+
+// takeOver finds disk and memory of an adopted VM.
+func (r *Runtime) takeOver(ctx context.Context, in *instance, spec runtime.Spec, rec instanceRecord) error {
+	m, err := in.vm.Mapping()
+	if err != nil {
+		return err
+	}
+	if err := r.findTop(&in.top, spec, rec, m); err != nil {
+		return err
+	}
+	if in.ram, err = r.takeBack(ctx, in.vm, rec); err != nil {
+		return err
+	}
+	if _, err := r.disk.Attach(ctx, in.top.live); err != nil {
+		return errors.Join(err, in.ram.release())
+	}
+	return nil
 }
 
 // Discard ends every process of the spec's uid and removes its live disk.
@@ -186,7 +221,7 @@ func (r *Runtime) Discard(ctx context.Context, spec runtime.Spec) error {
 	if err := uids.Kill(ctx, spec.UID); err != nil {
 		return err
 	}
-	return r.disk.RemoveLive(ctx, disk.Live{Path: r.disk.LivePath(spec.DiskDir, spec.DiskIndex)})
+	return r.removeLive(ctx, spec)
 }
 
 // Reap ends every process of the spec's uid.
@@ -199,29 +234,16 @@ func (r *Runtime) ConsoleOf(spec runtime.Spec) ([]byte, error) {
 	return r.vmm.ReadConsole(spec.RunDir)
 }
 
-// Compact merges the sandbox's own layers when the stack is full. The lowest layer is the
-// template's and shared: it stays.
+// Compact merges the sandbox's own layers when the stack is full.
 func (r *Runtime) Compact(ctx context.Context, spec runtime.Spec, c runtime.Capture) (json.RawMessage, bool, error) {
 	rec, err := parseCapture(c)
 	if err != nil || len(rec.Disk.Layers) < disk.MaxDepth {
 		return nil, false, err
 	}
-	shared := 0
-	for shared < len(rec.Disk.Layers) && filepath.Dir(rec.Disk.Layers[shared].Path) != spec.DiskDir {
-		shared++
-	}
 	rec.Disk.Base.Path = spec.Template.Disk
-	below := disk.Stack{Base: rec.Disk.Base, Layers: rec.Disk.Layers[:shared]}
-	dst := filepath.Join(spec.DiskDir, fmt.Sprintf("merged-%d", spec.DiskIndex))
-	// One that a crash left unpublished is nobody's.
-	if err := os.Remove(dst); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, false, fault.Wrap(err, "replace", dst)
-	}
-	merged, err := r.disk.Merge(ctx, below, rec.Disk.Layers[shared:], dst)
-	if err != nil {
+	if rec.Disk, err = r.shallow(ctx, rec.Disk, spec.DiskDir, spec.DiskIndex); err != nil {
 		return nil, false, err
 	}
-	rec.Disk = below.With(merged)
 	raw, err := json.Marshal(rec.relativeTo(c.Dir))
 	return raw, true, err
 }

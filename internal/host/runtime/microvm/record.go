@@ -18,9 +18,11 @@ type captureRecord struct {
 	Identity vmm.Identity `json:"identity"`
 	VCPUs    int          `json:"vcpus"`
 	MemoryMB int          `json:"memory_mb"`
-	State    string       `json:"state"`
+	// DiskOnly: state and memory are not there; it is booted from.
+	DiskOnly bool   `json:"disk_only,omitempty"`
+	State    string `json:"state,omitempty"`
 	// StateSum is the state file's checksum, verified before a guest runs.
-	StateSum string `json:"state_sum"`
+	StateSum string `json:"state_sum,omitempty"`
 	// MemoryBase is the template's memory; empty means zeros (a sandbox that booted cold).
 	MemoryBase string `json:"memory_base,omitempty"`
 	// MemoryMap is empty for a template's own memory: nothing differs from the base.
@@ -36,6 +38,7 @@ type instanceRecord struct {
 	Identity   vmm.Identity `json:"identity"`
 	Handle     vmm.Handle   `json:"handle"`
 	Live       disk.Live    `json:"live"`
+	DiskIndex  int          `json:"disk_index"`
 	MemoryBase string       `json:"memory_base,omitempty"`
 	VCPUs      int          `json:"vcpus"`
 }
@@ -88,6 +91,15 @@ func (r captureRecord) files() []string {
 		return p
 	})
 	return out
+}
+
+// restorable refuses a capture that this host's VMM cannot load, and one without memory.
+func (r captureRecord) restorable(have vmm.Identity) error {
+	if r.DiskOnly {
+		return fault.New(fault.FailedPrecondition, "restore", "capture", "it holds the disk alone").
+			WithHint("boot from it")
+	}
+	return checkIdentity(have, r.Identity)
 }
 
 // checkIdentity refuses a capture that this host's VMM cannot load.

@@ -1,0 +1,245 @@
+package microvm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/roosthq/roost/internal/fault"
+	"github.com/roosthq/roost/internal/host/disk"
+	"github.com/roosthq/roost/internal/host/runtime"
+	"github.com/roosthq/roost/internal/host/vmm"
+)
+
+// tops is how far apart the indices of one start's disks are: its first live disk has the
+// spec's, the one that it goes on with after a capture tops more. No sandbox starts so often.
+const tops = 1 << 20
+
+// top is the writable end of an instance's disk. A capture makes the live disk a layer, on
+// which others may stand from then on, so a VM that runs on gets a new live disk first. The
+// capture makes that one too, where it may fail: the Thaw that needs it needs no space.
+type top struct {
+	mu    sync.Mutex
+	live  disk.Live
+	index int
+	// sealed: a capture has the live disk. Its mode says so as well, for who adopts the VM.
+	sealed bool
+	// next is the disk to go on with, and its stack that of the capture; nil when not made yet.
+	next *disk.Live
+}
+
+func (t *top) disk() disk.Live {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.live
+}
+
+// seal makes the live disk a layer and returns the stack up to it. last: the VM will not run on.
+func (in *instance) seal(ctx context.Context, last bool) (disk.Stack, error) {
+	t := &in.top
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.next != nil { // captured before, and frozen since
+		return t.next.Stack, nil
+	}
+	layer, _, err := in.rt.disk.Seal(ctx, t.live, 0, nil)
+	if err != nil {
+		return disk.Stack{}, err
+	}
+	stack := t.live.Stack.With(layer)
+	if !last {
+		err = in.rt.prepareNext(ctx, t, layer)
+	}
+	if err != nil {
+		return disk.Stack{}, errors.Join(err, in.rt.unseal(ctx, t))
+	}
+	t.sealed = true
+	if t.next != nil {
+		stack = t.next.Stack
+	}
+	return stack, nil
+}
+
+// sealedNow tells whether a capture has the live disk.
+func (t *top) sealedNow() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.sealed
+}
+
+// prepareNext makes the disk to go on with over layer, which is t.live sealed. What lies below
+// is merged first when it is as deep as it may be.
+func (r *Runtime) prepareNext(ctx context.Context, t *top, layer disk.Layer) (err error) {
+	dir, index, below := filepath.Dir(t.live.Path), t.index+tops, t.live.Stack
+	if len(below.Layers)+1 >= disk.MaxDepth {
+		if below, err = r.shallow(ctx, below, dir, index); err != nil {
+			return err
+		}
+	}
+	next, err := r.disk.Open(ctx, below.With(layer), t.live.SizeBytes, dir, index)
+	if err == nil {
+		t.next = &next
+	}
+	return err
+}
+
+// reopen takes back the sealing of a capture that failed.
+func (in *instance) reopen(ctx context.Context) error {
+	in.top.mu.Lock()
+	defer in.top.mu.Unlock()
+	return in.rt.unseal(ctx, &in.top)
+}
+
+func (r *Runtime) unseal(ctx context.Context, t *top) error {
+	if err := r.dropNext(ctx, t); err != nil {
+		return err
+	}
+	if err := os.Chmod(t.live.Path, 0o600); err != nil {
+		return fault.Wrap(err, "reopen", "disk "+t.live.Path)
+	}
+	t.sealed = false
+	return nil
+}
+
+func (r *Runtime) dropNext(ctx context.Context, t *top) error {
+	if t.next == nil {
+		return nil
+	}
+	if err := r.disk.RemoveLive(ctx, *t.next); err != nil {
+		return err
+	}
+	t.next = nil
+	return nil
+}
+
+// goOn makes the VM write to the next disk where a capture has the one that it has.
+func (in *instance) goOn(ctx context.Context) error {
+	t := &in.top
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.sealed {
+		return nil
+	}
+	if t.next == nil {
+		layer := disk.Layer{Path: t.live.Path, SizeBytes: t.live.SizeBytes}
+		if err := in.rt.prepareNext(ctx, t, layer); err != nil {
+			return err
+		}
+	}
+	att, err := in.rt.disk.Attach(ctx, *t.next)
+	if err != nil {
+		return err
+	}
+	if err := in.vm.SwitchDisk(ctx, drive(att)); err != nil {
+		return err
+	}
+	t.live, t.index, t.sealed, t.next = *t.next, t.index+tops, false, nil
+	return nil
+}
+
+// findTop is the disk that an adopted VM writes to, which a record written before a capture
+// does not name. The files that its process holds tell; the mode tells what a capture has.
+func (r *Runtime) findTop(t *top, spec runtime.Spec, rec instanceRecord, m vmm.Mapping) error {
+	dir, index := filepath.Dir(rec.Live.Path), rec.DiskIndex
+	if r.disk.LivePath(dir, index) != rec.Live.Path {
+		index = spec.DiskIndex // the record is of a version that had no others
+	}
+	t.live, t.index = rec.Live, index
+	for live := rec.Live; ; {
+		index += tops
+		layer := disk.Layer{Path: live.Path, SizeBytes: live.SizeBytes}
+		live = disk.Live{Stack: live.Stack.With(layer), Path: r.disk.LivePath(dir, index), SizeBytes: live.SizeBytes}
+		if _, err := os.Stat(live.Path); err != nil {
+			break
+		}
+		if writes(m.PID, live.Path) {
+			t.live, t.index = live, index
+		}
+	}
+	sealed, err := isSealed(t.live.Path)
+	t.sealed = sealed
+	return err
+}
+
+// isSealed tells a layer from a live disk.
+func isSealed(path string) (bool, error) {
+	st, err := os.Stat(path)
+	if err != nil {
+		return false, fault.Wrap(err, "look at", "disk "+path)
+	}
+	return st.Mode().Perm()&0o200 == 0, nil
+}
+
+// writes tells whether a process has a file open for writing.
+func writes(pid int, path string) bool {
+	want, err := os.Stat(path)
+	if err != nil {
+		return false
+	}
+	fds, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+	if err != nil {
+		return false
+	}
+	for _, fd := range fds {
+		got, err := os.Stat(fd)
+		if err != nil || !os.SameFile(want, got) {
+			continue // closed meanwhile, or another file
+		}
+		if link, err := os.Lstat(fd); err == nil && link.Mode().Perm()&0o200 != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// removeLive removes the live disks of a start; what a capture has of them stays. The last
+// comes first, so that what an interrupted removal leaves is still found.
+func (r *Runtime) removeLive(ctx context.Context, spec runtime.Spec) error {
+	var live []string
+	for index := spec.DiskIndex; ; index += tops {
+		path := r.disk.LivePath(spec.DiskDir, index)
+		sealed, err := isSealed(path)
+		if errors.Is(err, os.ErrNotExist) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		if !sealed {
+			live = append([]string{path}, live...)
+		}
+	}
+	for _, path := range live {
+		if err := r.disk.RemoveLive(ctx, disk.Live{Path: path}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// shallow merges a stack's own layers, those in dir, into one. What lies in other directories
+// (the template's layer, those that a fork has of its source) is shared and stays, unless only
+// merging that makes the stack shallower.
+func (r *Runtime) shallow(ctx context.Context, stack disk.Stack, dir string, index int) (disk.Stack, error) {
+	shared := 0
+	for shared < len(stack.Layers) && filepath.Dir(stack.Layers[shared].Path) != dir {
+		shared++
+	}
+	if len(stack.Layers)-shared < 2 {
+		shared = min(shared, 1)
+	}
+	below := disk.Stack{Base: stack.Base, Layers: stack.Layers[:shared]}
+	dst := filepath.Join(dir, fmt.Sprintf("merged-%d", index))
+	// One that a crash left unpublished is nobody's.
+	if err := os.Remove(dst); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return stack, fault.Wrap(err, "replace", dst)
+	}
+	merged, err := r.disk.Merge(ctx, below, stack.Layers[shared:], dst)
+	if err != nil {
+		return stack, err
+	}
+	return below.With(merged), nil
+}

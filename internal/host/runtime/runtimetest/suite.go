@@ -1,0 +1,87 @@
+package runtimetest
+
+import (
+	"os"
+	"sync"
+	"testing"
+
+	"github.com/roosthq/roost/internal/host/runtime"
+)
+
+// Harness is what the suite needs to know of a runtime.
+type Harness struct {
+	// New makes a Runtime over the state of this host that its kind has, as an agent does when
+	// it starts: another call is another agent, which can adopt what the first one started. Its
+	// state lives until the suite ends: t is the suite's, not a case's.
+	New func(t testing.TB) runtime.Runtime
+	// Unchecked says that damage inside a file of a capture (by its path in the capture's
+	// directory) is not noticed by Restore. A file that is cut or missing always is. Nil: all
+	// are checked.
+	Unchecked func(file string) bool
+}
+
+// parallelCases bounds how many cases hold sandboxes at once; a machine with two cores
+// translates no more than that at a useful speed.
+const parallelCases = 3
+
+// suite is the contract against one kind of runtime.
+type suite struct {
+	Harness
+	fixtures fixtures
+	slots    chan struct{}
+	top      *testing.T
+	rt       runtime.Runtime
+
+	once sync.Once
+	tpl  saved
+}
+
+// Run holds a runtime to the contract.
+func Run(t *testing.T, h Harness) {
+	if os.Geteuid() != 0 {
+		t.Fatal("the runtime contract needs root: namespaces, uids and mounts")
+	}
+	s := &suite{Harness: h, top: t, slots: make(chan struct{}, parallelCases), rt: h.New(t)}
+	s.fixtures = makeFixtures(t, s.rt.Capabilities())
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			s.slots <- struct{}{}
+			t.Cleanup(func() { <-s.slots })
+			c.run(s, t)
+		})
+	}
+}
+
+// cases, the longest first.
+var cases = []struct {
+	name string
+	run  func(*suite, *testing.T)
+}{
+	{"Cancelled", (*suite).testCancelled},
+	{"Boot", (*suite).testBoot},
+	{"DiskOnly", (*suite).testDiskOnly},
+	{"PauseOften", (*suite).testPauseOften},
+	{"SnapshotOften", (*suite).testSnapshotOften},
+	{"Memory", (*suite).testMemory},
+	{"Console", (*suite).testConsole},
+	{"DiskFull", (*suite).testDiskFull},
+	{"Damaged", (*suite).testDamaged},
+	{"PauseResume", (*suite).testPauseResume},
+	{"FreezeHolds", (*suite).testFreezeHolds},
+	{"States", (*suite).testStates},
+	{"Stop", (*suite).testStop},
+	{"Snapshot", (*suite).testSnapshot},
+	{"Fork", (*suite).testFork},
+	{"Chain", (*suite).testChain},
+	{"FailedCapture", (*suite).testFailedCapture},
+	{"OtherBuild", (*suite).testOtherBuild},
+	{"Adopt", (*suite).testAdopt},
+	{"AdoptCaptured", (*suite).testAdoptCaptured},
+	{"AdoptGone", (*suite).testAdoptGone},
+	{"Killed", (*suite).testKilled},
+	{"GuestEnds", (*suite).testGuestEnds},
+	{"Discard", (*suite).testDiscard},
+	{"Usage", (*suite).testUsage},
+	{"DiskSize", (*suite).testDiskSize},
+}
