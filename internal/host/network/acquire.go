@@ -14,9 +14,12 @@ import (
 
 var sandboxIDs = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 
-// Acquire gives a sandbox a slot, from the pool or freshly made. A sandbox has one slot: a
-// second is fault.AlreadyExists. None left is fault.ResourceExhausted.
-func (m *Manager) Acquire(ctx context.Context, sandboxID string) (*Slot, error) {
+// Acquire gives a sandbox a slot with a port of the kind, from the pool or freshly made. A
+// sandbox has one slot: a second is fault.AlreadyExists. None left is fault.ResourceExhausted.
+func (m *Manager) Acquire(ctx context.Context, sandboxID string, kind PortKind) (*Slot, error) {
+	if !kind.valid() {
+		return nil, fault.New(fault.Invalid, "check", fmt.Sprintf("port kind %q", kind), wrongKind)
+	}
 	leave, err := m.enter()
 	if err != nil {
 		return nil, err
@@ -25,7 +28,7 @@ func (m *Manager) Acquire(ctx context.Context, sandboxID string) (*Slot, error) 
 	if err := m.claimOwner(sandboxID); err != nil {
 		return nil, err
 	}
-	s, err := m.acquire(ctx, sandboxID)
+	s, err := m.acquire(ctx, sandboxID, kind)
 	if err != nil {
 		m.dropOwner(sandboxID)
 		return nil, fault.Wrap(err, "acquire", "slot for sandbox "+sandboxID)
@@ -35,16 +38,16 @@ func (m *Manager) Acquire(ctx context.Context, sandboxID string) (*Slot, error) 
 	return s, nil
 }
 
-func (m *Manager) acquire(ctx context.Context, sandboxID string) (*Slot, error) {
+func (m *Manager) acquire(ctx context.Context, sandboxID string, kind PortKind) (*Slot, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	for {
-		s := m.popPool()
+		s := m.popPool(kind)
 		pooled := s != nil
 		if !pooled {
 			var err error
-			if s, err = m.makeNext(ctx); err != nil {
+			if s, err = m.makeNext(ctx, kind); err != nil {
 				return nil, err
 			}
 		}

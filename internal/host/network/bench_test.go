@@ -21,11 +21,18 @@ func BenchmarkSlot(b *testing.B) {
 	require.NoError(b, m.Start(b.Context()))
 	b.Cleanup(func() { require.NoError(b, m.Uninstall(context.Background())) })
 
-	b.Run("make+release", func(b *testing.B) {
+	for _, kind := range []PortKind{Tap, Veth} {
+		m.opt.PoolPort = kind
+		benchSlots(b, m, kind)
+	}
+}
+
+func benchSlots(b *testing.B, m *Manager, kind PortKind) {
+	b.Run("make+release "+string(kind), func(b *testing.B) {
 		var making, releasing time.Duration
 		for i := range b.N {
 			start := time.Now()
-			s, err := m.Acquire(b.Context(), fmt.Sprintf("sb%d", i))
+			s, err := m.Acquire(b.Context(), fmt.Sprintf("sb%d", i), kind)
 			require.NoError(b, err)
 			made := time.Now()
 			require.NoError(b, m.Release(b.Context(), s))
@@ -35,16 +42,16 @@ func BenchmarkSlot(b *testing.B) {
 		b.ReportMetric(float64(making.Microseconds())/float64(b.N)/1000, "make-ms")
 		b.ReportMetric(float64(releasing.Microseconds())/float64(b.N)/1000, "release-ms")
 	})
-	b.Run("acquire from pool", func(b *testing.B) {
+	b.Run("acquire from pool "+string(kind), func(b *testing.B) {
 		var slots []*Slot
 		for range b.N {
-			s, err := m.makeNext(b.Context())
+			s, err := m.makeNext(b.Context(), kind)
 			require.NoError(b, err)
 			m.pool = append(m.pool, s)
 		}
 		b.ResetTimer()
 		for i := range b.N {
-			s, err := m.Acquire(b.Context(), fmt.Sprintf("p%d", i))
+			s, err := m.Acquire(b.Context(), fmt.Sprintf("p%d", i), kind)
 			require.NoError(b, err)
 			slots = append(slots, s)
 		}
@@ -71,7 +78,7 @@ func BenchmarkDial(b *testing.B) {
 	require.NoError(b, err)
 	require.NoError(b, m.Start(b.Context()))
 	b.Cleanup(func() { require.NoError(b, m.Uninstall(context.Background())) })
-	s, err := m.Acquire(b.Context(), "sb1")
+	s, err := m.Acquire(b.Context(), "sb1", Tap)
 	require.NoError(b, err)
 	g := plugGuest(b, s)
 	serveTCP(b, g.ns, webPort)

@@ -23,8 +23,6 @@ const (
 	dnsLogEvery    = 10 * time.Second
 )
 
-var errNoPort = errors.New("the slot's gateway address is gone")
-
 // dnsServer answers the guest of one slot.
 type dnsServer struct {
 	cancel   context.CancelFunc
@@ -47,9 +45,6 @@ func (m *Manager) serveDNS(ctx context.Context, n int, ns *namespace) (*dnsServe
 	var streams net.Listener
 	address := net.JoinHostPort(DNSAddr.String(), "53")
 	err := ns.do(func() (err error) {
-		if _, err := net.InterfaceByName(portName); err != nil {
-			return errors.Join(errNoPort, err)
-		}
 		var lc net.ListenConfig
 		if packets, err = lc.ListenPacket(ctx, "udp4", address); err != nil {
 			return err

@@ -17,9 +17,13 @@ import (
 
 func TestDNSAnswersAndStrips(t *testing.T) {
 	t.Parallel()
+	forEachPort(t, testDNSAnswersAndStrips)
+}
+
+func testDNSAnswersAndStrips(t *testing.T, kind PortKind) {
 	w := newWorld(t)
 	m := w.manager(w.options())
-	g := w.guest(acquire(t, m, "sb1"))
+	g := w.guest(acquire(t, m, "sb1", kind))
 	w.zone.add(t, "site.test. 60 IN A "+siteA, "site.test. 60 IN AAAA 2001:db8::1",
 		"mixed.test. 60 IN A "+siteA, "mixed.test. 60 IN A 10.0.0.5", "mixed.test. 60 IN A 169.254.169.254",
 		"inside.test. 60 IN A 192.168.1.1", "inside.test. 60 IN AAAA ::ffff:10.0.0.1", "inside.test. 60 IN AAAA fd00::1",
@@ -60,9 +64,13 @@ func TestDNSAnswersAndStrips(t *testing.T) {
 
 func TestDNSLargeAnswerComesByTCP(t *testing.T) {
 	t.Parallel()
+	forEachPort(t, testDNSLargeAnswerComesByTCP)
+}
+
+func testDNSLargeAnswerComesByTCP(t *testing.T, kind PortKind) {
 	w := newWorld(t)
 	m := w.manager(w.options())
-	g := w.guest(acquire(t, m, "sb1"))
+	g := w.guest(acquire(t, m, "sb1", kind))
 	for i := range 200 {
 		w.zone.add(t, fmt.Sprintf("big.test. 60 IN A 198.51.100.%d", i))
 	}
@@ -86,7 +94,7 @@ func TestDNSUpstreamDown(t *testing.T) {
 	opt.Resolvers = []string{router, "203.0.113.99"}
 	opt.Logger = slog.New(slog.NewTextHandler(&log, nil))
 	m := w.manager(opt)
-	g := w.guest(acquire(t, m, "sb1"))
+	g := w.guest(acquire(t, m, "sb1", Tap))
 	w.zone.add(t, "site.test. 60 IN A "+siteA)
 	w.zone.setDown(true)
 	for range 3 {
@@ -108,7 +116,7 @@ func TestDNSSecondResolver(t *testing.T) {
 	opt.DNSTimeout = 100 * time.Millisecond
 	opt.Resolvers = []string{"203.0.113.99:53", router + ":53"}
 	m := w.manager(opt)
-	g := w.guest(acquire(t, m, "sb1"))
+	g := w.guest(acquire(t, m, "sb1", Tap))
 	w.zone.add(t, "site.test. 60 IN A "+siteA)
 	a, err := g.ask("udp", "site.test.", dns.TypeA)
 	require.NoError(t, err)
@@ -120,7 +128,7 @@ func TestDNSSurvivesBadMessages(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	m := w.manager(w.options())
-	g := w.guest(acquire(t, m, "sb1"))
+	g := w.guest(acquire(t, m, "sb1", Tap))
 	w.zone.add(t, "site.test. 60 IN A "+siteA)
 	query, err := new(dns.Msg).SetQuestion("site.test.", dns.TypeA).Pack()
 	require.NoError(t, err)
@@ -146,7 +154,7 @@ func TestDNSConcurrencyIsBounded(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	m := w.manager(w.options())
-	s := acquire(t, m, "sb1")
+	s := acquire(t, m, "sb1", Tap)
 	g := w.guest(s)
 	w.zone.add(t, "site.test. 60 IN A "+siteA)
 	for range dnsConnections + 8 {

@@ -1,5 +1,5 @@
 // Package network gives each sandbox a slot: a router network namespace of its own that holds
-// the sandbox's network policy and offers one port, a tap device.
+// the sandbox's network policy and offers one port: a tap, or a veth.
 //
 // # Terms
 //
@@ -7,10 +7,18 @@
 // characters; every name on the host carries them, and nothing with another installation's
 // name is ever touched. A slot is numbered from 1:
 //
-//	namespace  roost-<inst>-<n>   named under /run/netns
+//	namespace  roost-<inst>-<n>   the router, named under /run/netns
+//	namespace  roost-<inst>-<n>p  the guest's end of a veth port, eth0, and nothing else
 //	host link  r<inst>h<n>        veth end in the host namespace
-//	up0, tap0                     the other veth end and the port, inside the slot
+//	up0, port0                    the other veth end and the port, inside the router
 //	table      inet roost_<inst>  the host's rules for all slots of the installation
+//
+// A VMM opens a Tap port. A Veth port is for a runtime with a network stack of its own: it is
+// started in the second namespace, takes address, route and neighbour off eth0, and from then
+// on sends frames through a packet socket. No rule of the namespace that it lives in sees
+// those. So that namespace is thrown away with the slot and has no rules: they are all in the
+// router, where each packet of either kind of port comes in by port0 and crosses the forward
+// hook. Once a runtime has started, nothing here relies on what is left of eth0.
 //
 // Inside every slot the addresses are the same (GuestAddr, GatewayAddr, and both MACs), so a
 // sandbox restored into another slot finds its neighbour unchanged. Only the uplink differs:
@@ -32,8 +40,9 @@
 //
 // Acquire leaves nothing when it fails. Release is idempotent; when it fails the number stays
 // taken and Release may be called again. Collect removes what no journal names and this
-// Manager does not hold: what was half made by an agent that died, too. The namespace of a
-// slot ends when nothing uses it: end the VM (which has the tap open) before Release.
+// Manager does not hold: what was half made by an agent that died, too. The namespaces of a
+// slot end when nothing uses them: end the VM (which has the tap open) or the runtime (which
+// lives in the second one) before Release.
 //
 // # What a guest reaches
 //
@@ -46,8 +55,8 @@
 //
 //	m, err := network.New(network.Options{Installation: "ab12", StateDir: dir})
 //	err = m.Start(ctx)
-//	slot, err := m.Acquire(ctx, sandboxID) // journal slot.Index()
-//	tap, err := slot.Tap()                 // give it to the VMM
+//	slot, err := m.Acquire(ctx, sandboxID, network.Tap) // journal slot.Index()
+//	tap, err := slot.Tap()                              // give it to the VMM
 //	conn, err := slot.Dial(ctx, 49983)
 //	err = m.Release(ctx, slot)
 package network

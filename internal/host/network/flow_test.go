@@ -61,10 +61,10 @@ func routeVia(addr, gateway string) error {
 }
 
 // pooled starts a manager and returns when its pool is full.
-func pooled(t *testing.T, w *world, size int) *Manager {
+func pooled(t *testing.T, w *world, size int, kind PortKind) *Manager {
 	t.Helper()
 	opt := w.options()
-	opt.PoolSize = size
+	opt.PoolSize, opt.PoolPort = size, kind
 	m, err := New(opt)
 	require.NoError(t, err)
 	full := make(chan struct{}, 1)

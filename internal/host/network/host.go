@@ -137,8 +137,12 @@ func (h *host) plug(n int, addr netip.Prefix) error {
 }
 
 // remove takes down slot n, however much of it there is. The link goes first: from then on
-// nothing passes, even when a process still keeps the namespace alive.
+// nothing passes, even when a process still keeps a namespace alive.
 func (h *host) remove(n int) error {
+	return errors.Join(h.removeLink(n), unmountNamespace(h.portPath(n)), unmountNamespace(h.namespacePath(n)))
+}
+
+func (h *host) removeLink(n int) error {
 	link, err := h.nl.LinkByName(h.link(n))
 	switch {
 	case err == nil:
@@ -150,9 +154,9 @@ func (h *host) remove(n int) error {
 		err = nil // it went with its namespace meanwhile
 	}
 	if err != nil {
-		err = fmt.Errorf("delete link %s: %w", h.link(n), err)
+		return fmt.Errorf("delete link %s: %w", h.link(n), err)
 	}
-	return errors.Join(err, unmountNamespace(h.namespacePath(n)))
+	return nil
 }
 
 func isNoLink(err error) bool {

@@ -18,31 +18,45 @@ import (
 // errTaken says that something with the number exists already.
 var errTaken = errors.New("slot number is taken")
 
-// make builds slot n up to where it can be handed out, or nothing. Making the name claims the
+// make builds slot n up to where it can be handed out, or nothing. Making the names claims the
 // number against every other process.
-func (m *Manager) make(ctx context.Context, n int) (_ *Slot, err error) {
-	if err := claimName(m.host.namespacePath(n)); err != nil {
-		return nil, err
-	}
+func (m *Manager) make(ctx context.Context, n int, kind PortKind) (_ *Slot, err error) {
 	var steps undo.Stack
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, steps.Rollback(ctx))
 		}
 	}()
-	steps.Push("slot", func(context.Context) error {
-		if errors.Is(err, errTaken) {
-			return unmountNamespace(m.host.namespacePath(n)) // the link is somebody else's
+	for _, path := range m.paths(n, kind) {
+		if err := claimName(path); err != nil {
+			return nil, err
 		}
-		return m.host.remove(n)
+		steps.Push("namespace", func(context.Context) error { return unmountNamespace(path) })
+	}
+	steps.Push("link", func(context.Context) error {
+		if errors.Is(err, errTaken) {
+			return nil // the link is somebody else's
+		}
+		return m.host.removeLink(n)
 	})
-	if err := m.build(n); err != nil {
+	if err := failpoint.Hit("network.make.named"); err != nil {
+		return nil, err
+	}
+	if err := m.build(n, kind); err != nil {
 		return nil, err
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	return m.open(ctx, n)
+}
+
+// paths are the names of the namespaces of slot n.
+func (m *Manager) paths(n int, kind PortKind) []string {
+	if kind == Veth {
+		return []string{m.host.namespacePath(n), m.host.portPath(n)}
+	}
+	return []string{m.host.namespacePath(n)}
 }
 
 func claimName(path string) error {
@@ -59,12 +73,19 @@ func claimName(path string) error {
 	return f.Close()
 }
 
-// build makes the namespace and its links. The rules come first: at no time is there a link
+// build makes the namespaces and their links. The rules come first: at no time is there a link
 // without them.
-func (m *Manager) build(n int) error {
+func (m *Manager) build(n int, kind PortKind) error {
 	hostAddrs, err := m.host.addresses()
 	if err != nil {
 		return err
+	}
+	var far *namespace
+	if kind == Veth {
+		if far, err = makeFar(m.host.portPath(n)); err != nil {
+			return err
+		}
+		defer func() { _ = far.close() }()
 	}
 	hostEnd, slotEnd := uplink(m.subnet, n)
 	err = doNew(m.host.namespacePath(n), func() error {
@@ -77,7 +98,7 @@ func (m *Manager) build(n int) error {
 		if err := slotSysctls(); err != nil {
 			return err
 		}
-		return m.wire(n, hostEnd, slotEnd)
+		return m.wire(n, hostEnd, slotEnd, far)
 	})
 	if err != nil {
 		return err
@@ -106,8 +127,9 @@ func slotSysctls() error {
 	return nil
 }
 
-// wire makes the uplink and the port in the calling thread's namespace.
-func (m *Manager) wire(n int, hostEnd, slotEnd netip.Prefix) error {
+// wire makes the uplink and the port in the calling thread's namespace: a veth into far, or
+// a tap when there is none.
+func (m *Manager) wire(n int, hostEnd, slotEnd netip.Prefix, far *namespace) error {
 	nl, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return err
@@ -120,17 +142,14 @@ func (m *Manager) wire(n int, hostEnd, slotEnd netip.Prefix) error {
 	if err := configure(nl, up, slotEnd, nil); err != nil {
 		return fmt.Errorf("set up %s: %w", uplinkName, err)
 	}
-	if err := makePort(); err != nil {
-		return err
-	}
-	tap, err := nl.LinkByName(portName)
+	port, err := makePort(nl, far)
 	if err != nil {
 		return err
 	}
-	if err := configure(nl, tap, gatewayPrefix, GatewayMAC); err != nil {
+	if err := configure(nl, port, gatewayPrefix, GatewayMAC); err != nil {
 		return fmt.Errorf("set up %s: %w", portName, err)
 	}
-	return addRoutes(nl, up, tap, hostEnd.Addr())
+	return addRoutes(nl, up, port, hostEnd.Addr())
 }
 
 func (m *Manager) makeUplink(nl *netlink.Handle, n int) (netlink.Link, error) {
@@ -164,15 +183,18 @@ func configure(nl *netlink.Handle, link netlink.Link, addr netip.Prefix, mac net
 
 // addRoutes sends the world through the uplink, and makes the guest's neighbour entry permanent:
 // no ARP before the first packet, and none that a guest could answer wrongly.
-func addRoutes(nl *netlink.Handle, up, tap netlink.Link, gateway netip.Addr) error {
+func addRoutes(nl *netlink.Handle, up, port netlink.Link, gateway netip.Addr) error {
 	err := nl.RouteAdd(&netlink.Route{LinkIndex: up.Attrs().Index, Gw: gateway.AsSlice()})
 	if err != nil {
 		return fmt.Errorf("add default route: %w", err)
 	}
-	err = nl.NeighSet(&netlink.Neigh{LinkIndex: tap.Attrs().Index, State: netlink.NUD_PERMANENT,
-		IP: GuestAddr.AsSlice(), HardwareAddr: GuestMAC})
-	if err != nil {
+	if err := knowNeighbour(nl, port, GuestAddr, GuestMAC); err != nil {
 		return fmt.Errorf("set guest neighbour: %w", err)
 	}
 	return nil
+}
+
+func knowNeighbour(nl *netlink.Handle, link netlink.Link, addr netip.Addr, mac net.HardwareAddr) error {
+	return nl.NeighSet(&netlink.Neigh{LinkIndex: link.Attrs().Index, State: netlink.NUD_PERMANENT,
+		IP: addr.AsSlice(), HardwareAddr: mac})
 }

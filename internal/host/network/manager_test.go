@@ -18,10 +18,14 @@ import (
 
 func TestAcquireReleaseLeavesNothing(t *testing.T) {
 	t.Parallel()
+	forEachPort(t, testAcquireReleaseLeavesNothing)
+}
+
+func testAcquireReleaseLeavesNothing(t *testing.T, kind PortKind) {
 	w := newWorld(t)
 	before := w.census()
 	opt := w.options()
-	opt.PoolSize = 2
+	opt.PoolSize, opt.PoolPort = 2, kind
 	m, err := New(opt)
 	require.NoError(t, err)
 	require.NoError(t, m.Start(t.Context()))
@@ -31,9 +35,12 @@ func TestAcquireReleaseLeavesNothing(t *testing.T) {
 	var group errgroup.Group
 	for i := range 20 {
 		group.Go(func() error {
-			id := fmt.Sprintf("sb%d", i)
+			id, kind := fmt.Sprintf("sb%d", i), kind
+			if i%4 == 3 { // not what the pool has
+				kind = map[PortKind]PortKind{Tap: Veth, Veth: Tap}[kind]
+			}
 			for range 3 {
-				s, err := m.Acquire(t.Context(), id)
+				s, err := m.Acquire(t.Context(), id, kind)
 				if err != nil {
 					return err
 				}
@@ -70,19 +77,23 @@ func TestAcquireReleaseLeavesNothing(t *testing.T) {
 	require.Equal(t, before, w.census())
 	_, err = os.Stat(opt.StateDir + "/" + stateName)
 	require.ErrorIs(t, err, os.ErrNotExist)
-	_, err = m.Acquire(t.Context(), "late")
+	_, err = m.Acquire(t.Context(), "late", kind)
 	require.True(t, fault.Is(err, fault.Unavailable), err)
 }
 
 func TestReleasedSlotRefusesUse(t *testing.T) {
 	t.Parallel()
+	forEachPort(t, testReleasedSlotRefusesUse)
+}
+
+func testReleasedSlotRefusesUse(t *testing.T, kind PortKind) {
 	w := newWorld(t)
 	m := w.manager(w.options())
-	s := acquire(t, m, "sb1")
-	_, err := m.Acquire(t.Context(), "sb1")
+	s := acquire(t, m, "sb1", kind)
+	_, err := m.Acquire(t.Context(), "sb1", kind)
 	require.True(t, fault.Is(err, fault.AlreadyExists), err)
 	require.NoError(t, m.Release(t.Context(), s))
-	next := acquire(t, m, "sb2")
+	next := acquire(t, m, "sb2", kind)
 	require.Equal(t, s.Index(), next.Index())
 	require.NoError(t, m.Release(t.Context(), s), "a second release does not touch the number's next holder")
 	require.NoError(t, next.SetPolicy(t.Context(), Policy{}))
@@ -100,7 +111,7 @@ func TestTapAndDial(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	m := w.manager(w.options())
-	s := acquire(t, m, "sb1")
+	s := acquire(t, m, "sb1", Tap)
 	tap, err := s.Tap()
 	require.NoError(t, err)
 	_, err = s.Tap()
@@ -132,45 +143,53 @@ func TestExhaustedRange(t *testing.T) {
 	opt := w.options()
 	opt.Subnet = "10.250.0.0/30" // two slots
 	m := w.manager(opt)
-	first := acquire(t, m, "sb1")
-	acquire(t, m, "sb2")
-	_, err := m.Acquire(t.Context(), "sb3")
+	first := acquire(t, m, "sb1", Tap)
+	acquire(t, m, "sb2", Tap)
+	_, err := m.Acquire(t.Context(), "sb3", Tap)
 	require.True(t, fault.Is(err, fault.ResourceExhausted), err)
 	require.NotEmpty(t, fault.HintOf(err))
 	require.NoError(t, m.Release(t.Context(), first))
-	acquire(t, m, "sb3")
+	acquire(t, m, "sb3", Tap)
 }
 
 func TestCanceledAcquireLeavesNothing(t *testing.T) {
 	t.Parallel()
+	forEachPort(t, testCanceledAcquireLeavesNothing)
+}
+
+func testCanceledAcquireLeavesNothing(t *testing.T, kind PortKind) {
 	w := newWorld(t)
 	opt := w.options()
 	m := w.manager(opt)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err := m.Acquire(ctx, "sb1")
+	_, err := m.Acquire(ctx, "sb1", kind)
 	require.True(t, fault.Is(err, fault.Canceled), err)
-	_, err = m.make(ctx, 7) // canceled when it is whole
+	_, err = m.make(ctx, 7, kind) // canceled when it is whole
 	require.ErrorIs(t, err, context.Canceled)
 	require.Empty(t, namespacesOf(opt.Installation))
-	acquire(t, m, "sb1")
+	acquire(t, m, "sb1", kind)
 }
 
 // TestRestartAdopts: the agent goes and another takes over while a guest talks.
 func TestRestartAdopts(t *testing.T) {
 	t.Parallel()
+	forEachPort(t, testRestartAdopts)
+}
+
+func testRestartAdopts(t *testing.T, kind PortKind) {
 	w := newWorld(t)
 	opt := w.options()
-	opt.PoolSize = 2
+	opt.PoolSize, opt.PoolPort = 2, kind
 	first, err := New(opt)
 	require.NoError(t, err)
 	require.NoError(t, first.Start(t.Context()))
-	s, idle := acquire(t, first, "sb1"), acquire(t, first, "sb2")
+	s, idle := acquire(t, first, "sb1", kind), acquire(t, first, "sb2", kind)
 	g := w.guest(s)
 	w.zone.add(t, "site.test. 60 IN A "+siteA)
 	talk := startTalking(t, g.ns)
 	first.Stop()
-	require.Len(t, namespacesOf(opt.Installation), 2, "the pool is gone, the held slots stay")
+	require.Len(t, slotsOf(opt.Installation), 2, "the pool is gone, the held slots stay")
 	_, err = g.ask("udp", "site.test.", 1)
 	require.Error(t, err, "no agent, no DNS")
 
@@ -184,7 +203,7 @@ func TestRestartAdopts(t *testing.T) {
 	require.True(t, fault.Is(err, fault.FailedPrecondition), err)
 	old.stop()
 	require.Equal(t, first.Subnet(), second.Subnet())
-	fresh := acquire(t, second, "sb3")
+	fresh := acquire(t, second, "sb3", kind)
 	require.NotContains(t, []int{s.Index(), idle.Index()}, fresh.Index(), "slots of the first agent are not given away")
 	adopted, err := second.Adopt(t.Context(), s.Index(), "sb1")
 	require.NoError(t, err)
@@ -275,13 +294,13 @@ func TestTwoInstallations(t *testing.T) {
 	a, b := w.manager(optA), w.manager(optB)
 	var last *Slot
 	for i := range 11 {
-		last = acquire(t, b, fmt.Sprintf("b%d", i))
+		last = acquire(t, b, fmt.Sprintf("b%d", i), Tap)
 	}
 	require.Equal(t, 11, last.Index())
 	require.False(t, a.Subnet().Overlaps(b.Subnet()))
 	g := w.guest(last)
 	talk := startTalking(t, g.ns)
-	one := acquire(t, a, "a1")
+	one := acquire(t, a, "a1", Tap)
 	ga := w.guest(one)
 	_, end := uplink(b.Subnet(), last.Index())
 	_, err := dial(ga.ns, end.Addr().String(), webPort)
@@ -326,30 +345,41 @@ func TestCollectHalfMade(t *testing.T) {
 	require.NoError(t, doNew(n.namespacePath(2), func() error { return nil })) // an empty namespace
 	require.NoError(t, claimName(n.namespacePath(3)))
 	hostEnd, slotEnd := uplink(m.Subnet(), 3)
-	require.NoError(t, doNew(n.namespacePath(3), func() error { return m.wire(3, hostEnd, slotEnd) })) // no host end
+	require.NoError(t, doNew(n.namespacePath(3), func() error { return m.wire(3, hostEnd, slotEnd, nil) })) // no host end
 	require.NoError(t, claimName(n.namespacePath(4)))
-	require.NoError(t, m.build(4))                   // everything but DNS and an owner
+	require.NoError(t, m.build(4, Tap))              // everything but DNS and an owner
 	orphan, err := openNamespace(n.namespacePath(4)) // something keeps it alive …
 	require.NoError(t, err)
-	require.NoError(t, unmountNamespace(n.namespacePath(4)))     // … and its name is gone
+	require.NoError(t, unmountNamespace(n.namespacePath(4))) // … and its name is gone
+	require.NoError(t, claimName(n.portPath(5)))             // the names of a veth slot, no namespaces
+	require.NoError(t, claimName(n.namespacePath(5)))
+	require.NoError(t, claimName(n.portPath(6)))
+	require.NoError(t, doNew(n.portPath(6), func() error { return nil })) // the other namespace alone
+	for i := 7; i <= 8; i++ {
+		require.NoError(t, claimName(n.namespacePath(i)))
+		require.NoError(t, claimName(n.portPath(i)))
+		require.NoError(t, m.build(i, Veth))
+	}
+	require.NoError(t, unmountNamespace(n.namespacePath(7))) // half gone
+	require.NoError(t, unmountNamespace(n.portPath(8)))
 	_, err = os.Create(nsDir + "/" + n.namespacePrefix() + "05") // not a number of ours
 	require.NoError(t, err)
 	defer func() { _ = os.Remove(nsDir + "/" + n.namespacePrefix() + "05") }()
-	for i := 1; i <= 4; i++ {
+	for i := 1; i <= 8; i++ {
 		_, err := m.Adopt(t.Context(), i, "sb1")
 		require.True(t, fault.Is(err, fault.NotFound), "%d: %v", i, err)
 	}
-	s := acquire(t, m, "sb1")
-	require.Equal(t, 5, s.Index(), "no number is used on which something stands")
+	s := acquire(t, m, "sb1", Tap)
+	require.Equal(t, 9, s.Index(), "no number is used on which something stands")
 	require.NoError(t, m.Collect(t.Context(), nil))
 	require.NoError(t, orphan.close())
-	require.Equal(t, []string{n.namespace(5)}, namespacesOf(opt.Installation))
+	require.Equal(t, []string{n.namespace(9)}, namespacesOf(opt.Installation))
 	_, err = os.Stat(nsDir + "/" + n.namespacePrefix() + "05")
 	require.NoError(t, err)
 	present, err := m.host.present()
 	require.NoError(t, err)
-	require.Equal(t, map[int]bool{5: true}, present)
-	require.Equal(t, 1, acquire(t, m, "sb2").Index())
+	require.Equal(t, map[int]bool{9: true}, present)
+	require.Equal(t, 1, acquire(t, m, "sb2", Tap).Index())
 }
 
 // TestTakenLinkIsLeftAlone: a link of ours without a name is skipped, not destroyed: it may
@@ -359,28 +389,32 @@ func TestTakenLinkIsLeftAlone(t *testing.T) {
 	w := newWorld(t)
 	opt := w.options()
 	m := w.manager(opt)
-	s := acquire(t, m, "sb1")
+	s := acquire(t, m, "sb1", Tap)
 	g := w.guest(s)
 	talk := startTalking(t, g.ns)
 	m.Stop()
 	require.NoError(t, unmountNamespace(names(opt.Installation).namespacePath(s.Index())))
 	m2 := w.manager(opt)
-	require.Equal(t, s.Index()+1, acquire(t, m2, "sb2").Index())
+	require.Equal(t, s.Index()+1, acquire(t, m2, "sb2", Tap).Index())
 	require.Len(t, namespacesOf(opt.Installation), 1)
 	talk.requireUnbroken(t)
 }
 
 func TestBrokenPoolSlotIsReplaced(t *testing.T) {
 	t.Parallel()
+	forEachPort(t, testBrokenPoolSlotIsReplaced)
+}
+
+func testBrokenPoolSlotIsReplaced(t *testing.T, kind PortKind) {
 	w := newWorld(t)
-	m := pooled(t, w, 1)
+	m := pooled(t, w, 1, kind)
 	m.mu.Lock()
 	victim := m.pool[0].number
 	m.mu.Unlock()
 	link, err := m.host.nl.LinkByName(m.host.link(victim))
 	require.NoError(t, err)
 	require.NoError(t, m.host.nl.LinkDel(link))
-	s := acquire(t, m, "sb1")
+	s := acquire(t, m, "sb1", kind)
 	g := w.guest(s)
 	_, err = dial(g.ns, siteA, webPort)
 	require.NoError(t, err)
@@ -398,7 +432,7 @@ func TestSubnetIsKeptAndFree(t *testing.T) {
 	m := w.manager(opt)
 	require.False(t, m.Subnet().Contains(inside), "a subnet that the host uses is not chosen")
 	require.Equal(t, probe.candidates()[1], m.Subnet())
-	s := acquire(t, m, "sb1")
+	s := acquire(t, m, "sb1", Tap)
 	require.True(t, m.Subnet().Contains(fromUint(toUint(m.Subnet().Addr())+uint32(2*s.Index()-1))))
 	m.Stop()
 	opt.Subnet = "10.250.0.0/24"
@@ -423,6 +457,7 @@ func TestOptionsNameTheField(t *testing.T) {
 		"StateDir":     func(o *Options) { o.StateDir = "" },
 		"Subnet":       func(o *Options) { o.Subnet = "10.171.0.0/24" },
 		"DeniedCIDRs":  func(o *Options) { o.DeniedCIDRs = []string{"1.2.3.4"} },
+		"PoolPort":     func(o *Options) { o.PoolPort = "bridge" },
 		"Resolvers":    func(o *Options) { o.Resolvers = []string{"dns.example"} },
 	} {
 		bad := good
@@ -439,6 +474,7 @@ func TestNamesAreExact(t *testing.T) {
 	for name, want := range map[string]int{
 		"roost-ab12-1": 1, "roost-ab12-11": 11, "roost-ab12-4096": 4096, "roost-ab12-4097": 0, "roost-ab12-0": 0,
 		"roost-ab12-01": 0, "roost-ab12-+1": 0, "roost-ab12-": 0, "roost-ab12-1x": 0, "roost-ab1-21": 0, "roost-ab123-1": 0,
+		"roost-ab12-7p": 7, "roost-ab12-7pp": 0, "roost-ab12-p": 0, "roost-ab12-p7": 0,
 		"xroost-ab12-1": 0, "roost-ab1h-1": 0,
 	} {
 		n, ok := a.parseNamespace(name)

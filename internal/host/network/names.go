@@ -12,7 +12,8 @@ const MaxSlots = 4096
 const (
 	nsDir       = "/run/netns"
 	uplinkName  = "up0"
-	portName    = "tap0"
+	portName    = "port0"
+	guestName   = "eth0" // a veth port's other end
 	aliasPrefix = "roost:"
 )
 
@@ -22,15 +23,24 @@ type names string
 
 func (i names) namespace(n int) string     { return i.namespacePrefix() + strconv.Itoa(n) }
 func (i names) namespacePath(n int) string { return filepath.Join(nsDir, i.namespace(n)) }
+func (i names) portNamespace(n int) string { return i.namespace(n) + portSuffix }
+func (i names) portPath(n int) string      { return filepath.Join(nsDir, i.portNamespace(n)) }
 func (i names) link(n int) string          { return i.linkPrefix() + strconv.Itoa(n) }
 func (i names) table() string              { return tablePrefix + string(i) }
 func (i names) namespacePrefix() string    { return "roost-" + string(i) + "-" }
 func (i names) linkPrefix() string         { return "r" + string(i) + "h" }
 
-const tablePrefix = "roost_"
+const (
+	tablePrefix = "roost_"
+	portSuffix  = "p"
+)
 
-func (i names) parseNamespace(name string) (int, bool) { return parseNumber(name, i.namespacePrefix()) }
-func (i names) parseLink(name string) (int, bool)      { return parseNumber(name, i.linkPrefix()) }
+// parseNamespace knows both namespaces of a slot.
+func (i names) parseNamespace(name string) (int, bool) {
+	return parseNumber(strings.TrimSuffix(name, portSuffix), i.namespacePrefix())
+}
+
+func (i names) parseLink(name string) (int, bool) { return parseNumber(name, i.linkPrefix()) }
 
 // parseNumber accepts exactly what strconv.Itoa writes: no sign, no leading zero.
 func parseNumber(name, prefix string) (int, bool) {

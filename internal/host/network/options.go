@@ -27,6 +27,9 @@ type Options struct {
 	HostNS string
 	// PoolSize is how many slots are kept ready; 0 is DefaultPoolSize, negative none.
 	PoolSize int
+	// PoolPort is the kind of port of the slots kept ready; empty is Tap. A slot of the other
+	// kind is made when it is asked for.
+	PoolPort PortKind
 	// DeniedCIDRs are unreachable for guests, beyond Denied.
 	DeniedCIDRs []string
 	// Resolvers answer the guests' DNS, as IP or IP:port, tried in order. Empty: those of
@@ -53,6 +56,9 @@ func (o Options) Validate() error {
 			return err
 		}
 	}
+	if o.PoolPort != "" && !o.PoolPort.valid() {
+		return invalid("PoolPort", string(o.PoolPort), wrongKind)
+	}
 	if _, err := newDenyList(o.DeniedCIDRs); err != nil {
 		return err
 	}
@@ -65,6 +71,9 @@ func (o Options) withDefaults() Options {
 		o.PoolSize = DefaultPoolSize
 	}
 	o.PoolSize = max(o.PoolSize, 0)
+	if o.PoolPort == "" {
+		o.PoolPort = Tap
+	}
 	if o.DNSTimeout <= 0 {
 		o.DNSTimeout = 2 * time.Second
 	}

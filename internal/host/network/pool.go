@@ -36,7 +36,7 @@ func (m *Manager) keepPool(ctx context.Context) {
 
 func (m *Manager) fillPool(ctx context.Context) error {
 	for ctx.Err() == nil && m.poolLen() < m.opt.PoolSize {
-		s, err := m.makeNext(ctx)
+		s, err := m.makeNext(ctx, m.opt.PoolPort)
 		if err != nil {
 			return err
 		}
@@ -53,10 +53,10 @@ func (m *Manager) poolLen() int {
 	return len(m.pool)
 }
 
-func (m *Manager) popPool() *Slot {
+func (m *Manager) popPool(kind PortKind) *Slot {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if len(m.pool) == 0 {
+	if kind != m.opt.PoolPort || len(m.pool) == 0 {
 		return nil
 	}
 	s := m.pool[0]
@@ -72,13 +72,13 @@ func (m *Manager) wakePool() {
 }
 
 // makeNext makes a slot with the lowest number that is free.
-func (m *Manager) makeNext(ctx context.Context) (*Slot, error) {
+func (m *Manager) makeNext(ctx context.Context, kind PortKind) (*Slot, error) {
 	for {
 		n, err := m.reserveNumber()
 		if err != nil {
 			return nil, err
 		}
-		s, err := m.make(ctx, n)
+		s, err := m.make(ctx, n, kind)
 		if err == nil {
 			return s, nil
 		}
@@ -98,7 +98,7 @@ func (m *Manager) reserveNumber() (int, error) {
 			continue
 		}
 		// A name without a holder here: a slot that is not adopted yet, or a left-over.
-		if _, err := os.Lstat(m.host.namespacePath(n)); err == nil {
+		if exists(m.host.namespacePath(n)) || exists(m.host.portPath(n)) {
 			continue
 		}
 		m.busy[n] = true
@@ -106,6 +106,11 @@ func (m *Manager) reserveNumber() (int, error) {
 	}
 	return 0, fault.New(fault.ResourceExhausted, "make", "slot",
 		fmt.Sprintf("all %d slots of %s are in use", limit, m.subnet)).WithHint("destroy or pause sandboxes")
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }
 
 func (m *Manager) freeNumber(n int, occupied bool) {

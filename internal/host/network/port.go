@@ -1,44 +1,55 @@
 package network
 
 import (
-	"fmt"
-	"os"
+	"errors"
 
-	"golang.org/x/sys/unix"
+	"github.com/vishvananda/netlink"
 )
 
-// The port's flags. They must be the same each time it is opened; QEMU expects the vnet header.
-const portFlags = unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR
+// PortKind is what a slot offers its sandbox.
+type PortKind string
 
-// makePort makes the persistent tap in the namespace of the calling thread.
-func makePort() error {
-	f, err := openPort()
-	if err != nil {
-		return err
-	}
-	defer func() { _ = f.Close() }()
-	err = control(f, func(fd int) error { return unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 1) })
-	if err != nil {
-		return fmt.Errorf("keep tap %s: %w", portName, err)
-	}
-	return nil
-}
+const (
+	// Tap is a tap in the router namespace, for a VMM.
+	Tap PortKind = "tap"
+	// Veth is a veth end in a throwaway namespace, for a runtime with a network stack of its
+	// own. Such a one (runsc) sends and receives through packet sockets, which no rule in the
+	// namespace that it lives in sees; to the router namespace its packets come as any.
+	Veth PortKind = "veth"
+)
 
-// openPort attaches a new descriptor to the tap of the calling thread's namespace, making the
-// tap when there is none.
-func openPort() (*os.File, error) {
-	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, fmt.Errorf("open /dev/net/tun: %w", err)
+const wrongKind = "must be tap or veth"
+
+func (k PortKind) valid() bool { return k == Tap || k == Veth }
+
+var errNoPort = errors.New("the slot's port is gone")
+
+// makePort makes the port in the namespace of the calling thread: a veth whose other end is
+// in far, or a tap when there is none.
+func makePort(nl *netlink.Handle, far *namespace) (netlink.Link, error) {
+	var err error
+	if far == nil {
+		err = makeTap()
+	} else {
+		err = makeVeth(nl, far)
 	}
-	req, err := unix.NewIfreq(portName)
 	if err != nil {
 		return nil, err
 	}
-	req.SetUint16(portFlags)
-	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, req); err != nil {
-		_ = unix.Close(fd)
-		return nil, fmt.Errorf("attach to tap %s: %w", portName, err)
+	return nl.LinkByName(portName)
+}
+
+// findPort is the kind of the port in the namespace of the calling thread. The router's end
+// tells it: what a runtime leaves of the other one is the runtime's affair.
+func findPort() (PortKind, error) {
+	link, err := netlink.LinkByName(portName)
+	switch {
+	case isNoLink(err):
+		return "", errNoPort
+	case err != nil:
+		return "", err
+	case link.Type() == "veth":
+		return Veth, nil
 	}
-	return os.NewFile(uintptr(fd), portName), nil
+	return Tap, nil
 }

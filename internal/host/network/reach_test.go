@@ -15,9 +15,13 @@ import (
 
 func TestGuestReachesOutside(t *testing.T) {
 	t.Parallel()
+	forEachPort(t, testGuestReachesOutside)
+}
+
+func testGuestReachesOutside(t *testing.T, kind PortKind) {
 	w := newWorld(t)
 	m := w.manager(w.options())
-	s := acquire(t, m, "sb1")
+	s := acquire(t, m, "sb1", kind)
 	g := w.guest(s)
 	for _, site := range []string{siteA, siteB, siteC} {
 		greeting, err := dial(g.ns, site, webPort)
@@ -34,11 +38,15 @@ func TestGuestReachesOutside(t *testing.T) {
 
 func TestGuestReachesNothingDenied(t *testing.T) {
 	t.Parallel()
+	forEachPort(t, testGuestReachesNothingDenied)
+}
+
+func testGuestReachesNothingDenied(t *testing.T, kind PortKind) {
 	w := newWorld(t)
 	opt := w.options()
 	opt.DeniedCIDRs = []string{"198.51.100.0/28", "198.51.100.8/29"} // overlapping, siteB inside
 	m := w.manager(opt)
-	g := w.guest(acquire(t, m, "sb1"))
+	g := w.guest(acquire(t, m, "sb1", kind))
 	denied := append(Denied(), netip.MustParsePrefix("198.51.100.0/28"))
 	for _, p := range denied {
 		for _, s := range spans([]netip.Prefix{p}) {
@@ -72,9 +80,13 @@ func requireUnreachable(t *testing.T, w *world, g *guest, addr string) {
 
 func TestGuestReachesNothingOfTheHost(t *testing.T) {
 	t.Parallel()
+	forEachPort(t, testGuestReachesNothingOfTheHost)
+}
+
+func testGuestReachesNothingOfTheHost(t *testing.T, kind PortKind) {
 	w := newWorld(t)
 	m := w.manager(w.options())
-	s, neighbour := acquire(t, m, "sb1"), acquire(t, m, "sb2")
+	s, neighbour := acquire(t, m, "sb1", kind), acquire(t, m, "sb2", kind)
 	g, g2 := w.guest(s), w.guest(neighbour)
 	serveTCP(t, g2.ns, webPort)
 	hostEnd, slotEnd := uplink(m.Subnet(), s.Index())
@@ -105,9 +117,13 @@ func TestGuestReachesNothingOfTheHost(t *testing.T) {
 
 func TestOutsideReachesNoGuest(t *testing.T) {
 	t.Parallel()
+	forEachPort(t, testOutsideReachesNoGuest)
+}
+
+func testOutsideReachesNoGuest(t *testing.T, kind PortKind) {
 	w := newWorld(t)
 	m := w.manager(w.options())
-	s := acquire(t, m, "sb1")
+	s := acquire(t, m, "sb1", kind)
 	g := w.guest(s)
 	serveTCP(t, g.ns, webPort)
 	_, err := dial(s.ns, GuestAddr.String(), webPort)
@@ -124,22 +140,26 @@ func TestOutsideReachesNoGuest(t *testing.T) {
 
 func TestSpoofedSourcesStayInside(t *testing.T) {
 	t.Parallel()
+	forEachPort(t, testSpoofedSourcesStayInside)
+}
+
+func testSpoofedSourcesStayInside(t *testing.T, kind PortKind) {
 	w := newWorld(t)
 	m := w.manager(w.options())
-	s := acquire(t, m, "sb1")
+	s := acquire(t, m, "sb1", kind)
 	g := w.guest(s)
 	require.NoError(t, echoUDP(g.ns, siteA, udpPort, 2*time.Second))
 	before := w.seen.to(siteA)
 	_, slotEnd := uplink(m.Subnet(), s.Index())
 	for _, from := range []string{siteB, hostPublic, hostPrivate, "10.171.0.1", "10.171.0.3", "127.0.0.1", slotEnd.Addr().String(), "0.0.0.0"} {
 		for range 3 {
-			_, err := g.out.Write(frame(netip.MustParseAddr(from), netip.MustParseAddr(siteA), unix.IPPROTO_UDP))
+			err := g.send(frame(netip.MustParseAddr(from), netip.MustParseAddr(siteA), 0))
 			require.NoError(t, err)
 		}
 	}
 	// TCP out of nowhere is "invalid": NAT does not touch it, so it must not pass.
 	for range 3 {
-		_, err := g.out.Write(frame(GuestAddr, netip.MustParseAddr(siteA), unix.IPPROTO_TCP))
+		err := g.send(frame(GuestAddr, netip.MustParseAddr(siteA), tcpStray))
 		require.NoError(t, err)
 	}
 	require.NoError(t, echoUDP(g.ns, siteA, udpPort, 2*time.Second)) // comes after all of those
@@ -154,7 +174,7 @@ func TestHostDropsSpoofedUplink(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	m := w.manager(w.options())
-	s, other := acquire(t, m, "sb1"), acquire(t, m, "sb2")
+	s, other := acquire(t, m, "sb1", Tap), acquire(t, m, "sb2", Tap)
 	in(t, s.ns, func() error {
 		conn, err := nftables.New()
 		if err != nil {
@@ -177,9 +197,13 @@ func TestHostDropsSpoofedUplink(t *testing.T) {
 
 func TestPolicyNoneHoldsForOpenFlows(t *testing.T) {
 	t.Parallel()
+	forEachPort(t, testPolicyNoneHoldsForOpenFlows)
+}
+
+func testPolicyNoneHoldsForOpenFlows(t *testing.T, kind PortKind) {
 	w := newWorld(t)
 	m := w.manager(w.options())
-	s := acquire(t, m, "sb1")
+	s := acquire(t, m, "sb1", kind)
 	g := w.guest(s)
 	serveTCP(t, g.ns, webPort)
 	w.zone.add(t, "site.test. 60 IN A "+siteA)
@@ -200,9 +224,13 @@ func TestPolicyNoneHoldsForOpenFlows(t *testing.T) {
 
 func TestPooledSlotHasItsRules(t *testing.T) {
 	t.Parallel()
+	forEachPort(t, testPooledSlotHasItsRules)
+}
+
+func testPooledSlotHasItsRules(t *testing.T, kind PortKind) {
 	w := newWorld(t)
-	m := pooled(t, w, 1)
-	s := m.popPool()
+	m := pooled(t, w, 1, kind)
+	s := m.popPool(kind)
 	require.NotNil(t, s)
 	defer func() { require.NoError(t, s.remove()) }()
 	in(t, s.ns, func() error {
@@ -233,9 +261,19 @@ func TestPooledSlotHasItsRules(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// frame is an Ethernet frame as the guest would send it: a vnet header and a UDP datagram, or
-// a TCP segment in the middle of no connection.
-func frame(from, to netip.Addr, proto byte) []byte {
+// Flags of a TCP segment: one that begins a connection, and one in the middle of none.
+const (
+	tcpSYN   = 0x02
+	tcpStray = 0x01 | 0x10 // FIN, ACK
+)
+
+// frame is an Ethernet frame as the guest would send it: a UDP datagram (flags 0) or a TCP
+// segment.
+func frame(from, to netip.Addr, flags byte) []byte {
+	proto := byte(unix.IPPROTO_TCP)
+	if flags == 0 {
+		proto = unix.IPPROTO_UDP
+	}
 	payload := make([]byte, 20)
 	binary.BigEndian.PutUint16(payload[0:], 40000)
 	binary.BigEndian.PutUint16(payload[2:], udpPort)
@@ -243,7 +281,7 @@ func frame(from, to netip.Addr, proto byte) []byte {
 		payload = payload[:12]
 		binary.BigEndian.PutUint16(payload[4:], 12)
 	} else {
-		payload[12], payload[13] = 5<<4, 0x01|0x10 // FIN, ACK
+		payload[12], payload[13] = 5<<4, flags
 	}
 	ip := make([]byte, 20)
 	ip[0], ip[8], ip[9] = 0x45, 64, proto
@@ -256,8 +294,7 @@ func frame(from, to netip.Addr, proto byte) []byte {
 		pseudo := append(append(append([]byte{}, src4[:]...), dst4[:]...), 0, proto, 0, byte(len(payload)))
 		binary.BigEndian.PutUint16(payload[16:], checksum(append(pseudo, payload...)))
 	}
-	out := make([]byte, 10, 128)
-	out = append(append(append(out, GatewayMAC...), GuestMAC...), 0x08, 0x00)
+	out := append(append(append([]byte{}, GatewayMAC...), GuestMAC...), 0x08, 0x00)
 	return append(append(out, ip...), payload...)
 }
 

@@ -19,6 +19,7 @@ import (
 type Slot struct {
 	m         *Manager
 	number    int
+	kind      PortKind
 	sandboxID string
 	ns        *namespace
 	dns       *dnsServer
@@ -35,17 +36,26 @@ type Stats struct {
 	TxBytes uint64 // sent by the guest
 }
 
-// open attaches this process to an existing slot: its namespace and its DNS.
+// open attaches this process to an existing slot: its namespace and its DNS. What kind of
+// port it has is seen there.
 func (m *Manager) open(ctx context.Context, n int) (*Slot, error) {
 	ns, err := openNamespace(m.host.namespacePath(n))
 	if err != nil {
 		return nil, err
 	}
+	var kind PortKind
+	err = ns.do(func() (err error) {
+		kind, err = findPort()
+		return err
+	})
+	if err != nil {
+		return nil, errors.Join(err, ns.close())
+	}
 	dns, err := m.serveDNS(ctx, n, ns)
 	if err != nil {
 		return nil, errors.Join(err, ns.close())
 	}
-	return &Slot{m: m, number: n, ns: ns, dns: dns}, nil
+	return &Slot{m: m, number: n, kind: kind, ns: ns, dns: dns}, nil
 }
 
 // Index is the slot's number, for journals.
@@ -54,19 +64,44 @@ func (s *Slot) Index() int { return s.number }
 // SandboxID is the sandbox that holds the slot.
 func (s *Slot) SandboxID() string { return s.sandboxID }
 
+// Port is the kind of the slot's port.
+func (s *Slot) Port() PortKind { return s.kind }
+
 // Tap attaches a new descriptor to the port; the caller owns it. One descriptor (and its
 // copies in other processes) can be attached at a time: while a VM has the port, Tap is
-// fault.FailedPrecondition.
+// fault.FailedPrecondition. So it is on a slot with a veth.
 func (s *Slot) Tap() (*os.File, error) {
+	if s.kind != Tap {
+		return nil, fault.New(fault.FailedPrecondition, "open tap of", s.object(), "its port is a "+string(s.kind))
+	}
 	var f *os.File
 	err := s.ns.do(func() (err error) {
-		f, err = openPort()
+		f, err = openTap()
 		return err
 	})
 	if errors.Is(err, unix.EBUSY) {
 		return nil, fault.New(fault.FailedPrecondition, "open", s.object(), "a VM is attached to its tap")
 	}
 	return f, s.wrap(err, "open tap of")
+}
+
+// Namespace is the path of the throwaway namespace that holds the guest's end of a veth. It
+// serves one start of a runtime, which takes the addresses off the interface. A slot with a
+// tap has none: fault.FailedPrecondition.
+func (s *Slot) Namespace() (string, error) {
+	const op = "find port namespace of"
+	if s.kind != Veth {
+		return "", fault.New(fault.FailedPrecondition, op, s.object(), "its port is a "+string(s.kind))
+	}
+	if s.isDetached() {
+		return "", s.wrap(os.ErrClosed, op)
+	}
+	path := s.m.host.portPath(s.number)
+	ns, err := openNamespace(path)
+	if err != nil {
+		return "", s.wrap(err, op)
+	}
+	return path, ns.close()
 }
 
 // Dial connects to a TCP port of the guest from inside the slot. A refused connection is

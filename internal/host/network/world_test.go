@@ -276,80 +276,6 @@ func (w *world) manager(opt Options) *Manager {
 	return m
 }
 
-func acquire(t *testing.T, m *Manager, id string) *Slot {
-	t.Helper()
-	s, err := m.Acquire(t.Context(), id)
-	require.NoError(t, err)
-	return s
-}
-
-// guest is a kernel behind a slot's tap: what a VM's would be.
-type guest struct {
-	ns  *namespace
-	tap *os.File // the guest's side, to write raw frames
-	out *os.File // the slot's side
-}
-
-func (w *world) guest(s *Slot) *guest { return plugGuest(w.t, s) }
-
-func plugGuest(t testing.TB, s *Slot) *guest {
-	t.Helper()
-	g := &guest{ns: newNS(t)}
-	var err error
-	g.out, err = s.Tap()
-	require.NoError(t, err)
-	in(t, g.ns, func() (err error) {
-		if g.tap, err = openPort(); err != nil {
-			return err
-		}
-		link, err := netlink.LinkByName(portName)
-		if err != nil {
-			return err
-		}
-		if err := netlink.LinkSetHardwareAddr(link, GuestMAC); err != nil {
-			return err
-		}
-		if err := giveAddrs(portName, GuestPrefix.String()); err != nil {
-			return err
-		}
-		return netlink.RouteAdd(&netlink.Route{Gw: GatewayAddr.AsSlice()})
-	})
-	var pumps sync.WaitGroup
-	pumps.Go(func() { pump(g.out, g.tap) })
-	pumps.Go(func() { pump(g.tap, g.out) })
-	t.Cleanup(func() { _, _ = g.out.Close(), g.tap.Close(); pumps.Wait() })
-	waitRunning(t, s.ns)
-	waitRunning(t, g.ns)
-	return g
-}
-
-// waitRunning returns when the kernel has noticed that a tap is attached, which it does in a
-// worker of its own; before that it drops packets.
-func waitRunning(t testing.TB, ns *namespace) {
-	t.Helper()
-	require.Eventually(t, func() bool {
-		running := false
-		in(t, ns, func() error {
-			i, err := net.InterfaceByName(portName)
-			running = err == nil && i.Flags&net.FlagRunning != 0
-			return err
-		})
-		return running
-	}, 10*time.Second, 2*time.Millisecond)
-}
-
-// pump copies frames, vnet header and all.
-func pump(to, from *os.File) {
-	buf := make([]byte, 65600)
-	for {
-		n, err := from.Read(buf)
-		if err != nil {
-			return
-		}
-		_, _ = to.Write(buf[:n]) // EIO while the other side is not up: lost, like a frame
-	}
-}
-
 // sniffer remembers which IPv4 packets arrive on a link.
 type sniffer struct {
 	mu    sync.Mutex
@@ -359,6 +285,16 @@ type sniffer struct {
 func sniff(t *testing.T, ns *namespace, link string) *sniffer {
 	t.Helper()
 	s := &sniffer{flows: map[string]int{}}
+	f := packetSocket(t, ns, link, unix.SOCK_DGRAM)
+	var done sync.WaitGroup
+	done.Go(func() { s.run(f) })
+	t.Cleanup(func() { _ = f.Close(); done.Wait() })
+	return s
+}
+
+// packetSocket reads the IPv4 packets that arrive on a link, and writes frames to it.
+func packetSocket(t testing.TB, ns *namespace, link string, form int) *os.File {
+	t.Helper()
 	var f *os.File
 	in(t, ns, func() error {
 		l, err := netlink.LinkByName(link)
@@ -366,17 +302,15 @@ func sniff(t *testing.T, ns *namespace, link string) *sniffer {
 			return err
 		}
 		proto := uint16(unix.ETH_P_IP>>8 | unix.ETH_P_IP&0xff<<8)
-		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, int(proto))
+		fd, err := unix.Socket(unix.AF_PACKET, form|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, int(proto))
 		if err != nil {
 			return err
 		}
 		f = os.NewFile(uintptr(fd), "packets")
 		return unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: proto, Ifindex: l.Attrs().Index})
 	})
-	var done sync.WaitGroup
-	done.Go(func() { s.run(f) })
-	t.Cleanup(func() { _ = f.Close(); done.Wait() })
-	return s
+	t.Cleanup(func() { _ = f.Close() })
+	return f
 }
 
 func (s *sniffer) run(f *os.File) {
@@ -538,6 +472,16 @@ func (w *world) census() []string {
 		out = append(out, "ip_forward "+strings.TrimSpace(string(forward)))
 		return err
 	})
+	return out
+}
+
+// slotsOf are the numbers of an installation's slots, by their namespaces.
+func slotsOf(inst string) map[int]bool {
+	out := map[int]bool{}
+	for _, name := range namespacesOf(inst) {
+		n, _ := names(inst).parseNamespace(name)
+		out[n] = true
+	}
 	return out
 }
 
