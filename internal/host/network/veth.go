@@ -41,7 +41,9 @@ func farSysctls() error {
 }
 
 // makeVeth makes the port in the namespace of the calling thread, down, and sets up its other
-// end in far as a guest's.
+// end in far as a guest's. The offloads stay on: what arrives there may be large, and its checksum
+// not yet written, as on any veth. runsc understands that (it asks for vnet headers), and without
+// it receives at a tenth of the speed: 90 MB/s instead of 455 to 860.
 func makeVeth(nl *netlink.Handle, far *namespace) error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU, attrs.HardwareAddr = portName, MTU, GatewayMAC
@@ -52,9 +54,6 @@ func makeVeth(nl *netlink.Handle, far *namespace) error {
 	})
 	if err != nil {
 		return fmt.Errorf("make link %s: %w", portName, err)
-	}
-	if err := sendWhole(portName); err != nil {
-		return err
 	}
 	if err := failpoint.Hit("network.make.veth"); err != nil {
 		return err
