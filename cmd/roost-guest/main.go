@@ -1,5 +1,6 @@
-// Command roost-guest runs inside a sandbox: as /init of a VM, or with --no-init as an ordinary
-// process where something else is init. See package guest.
+// Command roost-guest runs inside a sandbox: as /init of a VM, or with --no-init where mounts and
+// network are there before it: as PID 1 of a gVisor sandbox, or an ordinary process in tests.
+// See package guest.
 package main
 
 import (
@@ -21,6 +22,9 @@ import (
 
 // version is set by the build: -ldflags "-X main.version=…".
 var version = "dev"
+
+// tokenVariable holds the control token: arguments can be read by everybody inside.
+const tokenVariable = "ROOST_CONTROL_TOKEN"
 
 func main() {
 	// The kernel hands init whatever it does not know of its command line, so PID 1 of a VM
@@ -46,6 +50,11 @@ func runInit() error {
 		Root: "/", CgroupRoot: boot.CgroupRoot, Device: c.RootDevice,
 		System: restore.Kernel{}, Reaper: reaper.NewInit(ctx),
 	}
+	return serve(ctx, config, "0.0.0.0:"+server.Port)
+}
+
+// serve returns when ctx ends, or with the reason why it cannot go on.
+func serve(ctx context.Context, config server.Config, address string) error {
 	if err := server.Warm(ctx, config); err != nil {
 		boot.Say("%v (going on without)", err)
 	}
@@ -53,27 +62,35 @@ func runInit() error {
 	if err != nil {
 		return err
 	}
-	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", "0.0.0.0:"+server.Port)
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
 	if err != nil {
-		return err
+		return errors.Join(err, guest.Close())
 	}
 	boot.Say("ready")
-	return guest.Serve(listener)
+	closed := make(chan error, 1)
+	stop := context.AfterFunc(ctx, func() { closed <- guest.Close() })
+	err = guest.Serve(listener)
+	if stop() {
+		return errors.Join(err, guest.Close())
+	}
+	return <-closed
 }
 
 type options struct {
-	listen, controlToken, cgroupRoot, root, defaultUser string
-	noInit, version                                     bool
+	listen, controlToken, cgroupRoot, root, defaultUser, hostname, dns string
+	noInit, version                                                    bool
 }
 
 func parse() options {
 	var o options
 	flag.StringVar(&o.listen, "listen", "0.0.0.0:"+server.Port, "address to serve on")
-	flag.StringVar(&o.controlToken, "control-token", os.Getenv("ROOST_CONTROL_TOKEN"), "token that Control requests carry")
-	flag.BoolVar(&o.noInit, "no-init", false, "run where something else is init: mount nothing, set no clock or host name")
-	flag.StringVar(&o.cgroupRoot, "cgroup-root", "", "cgroup v2 directory below which user processes live")
-	flag.StringVar(&o.root, "root", "", "folder whose etc and run are the sandbox's (inside a sandbox: /)")
+	flag.StringVar(&o.controlToken, "control-token", os.Getenv(tokenVariable), "token that Control requests carry; better given as "+tokenVariable)
+	flag.BoolVar(&o.noInit, "no-init", false, "run where mounts and network are there: as PID 1 of gVisor, or an ordinary process")
+	flag.StringVar(&o.cgroupRoot, "cgroup-root", boot.CgroupRoot, "cgroup v2 directory below which user processes live")
+	flag.StringVar(&o.root, "root", "/", "folder whose etc and run are the sandbox's")
 	flag.StringVar(&o.defaultUser, "default-user", "user", "who acts when a request names nobody")
+	flag.StringVar(&o.hostname, "hostname", "", "as PID 1: host name until the first restore (empty: roost)")
+	flag.StringVar(&o.dns, "dns", "", "as PID 1: name server for /etc/resolv.conf (empty: leave it)")
 	flag.BoolVar(&o.version, "version", false, "print the version")
 	flag.Parse()
 	return o
@@ -85,10 +102,6 @@ func (o options) validate() error {
 		return errors.New("this is the init of a VM; elsewhere start it with --no-init")
 	case o.controlToken == "":
 		return errors.New("--control-token is missing")
-	case o.cgroupRoot == "":
-		return errors.New("--cgroup-root is missing")
-	case o.root == "":
-		return errors.New("--root is missing: Restore writes host name and machine id below it")
 	}
 	return nil
 }
@@ -102,30 +115,26 @@ func runPlain() error {
 	if err := o.validate(); err != nil {
 		return err
 	}
+	_ = os.Unsetenv(tokenVariable) // not for children
+	config := server.Config{
+		ControlToken: o.controlToken, DefaultUser: o.defaultUser, Version: version,
+		Root: o.root, CgroupRoot: o.cgroupRoot, System: restore.Process{},
+	}
+	if os.Getpid() == 1 {
+		return runInside(o, config)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	guest, err := server.New(ctx, server.Config{
-		ControlToken: o.controlToken, DefaultUser: o.defaultUser, Version: version,
-		Root: o.root, CgroupRoot: o.cgroupRoot, System: restore.Given{}, Reaper: plainReaper(ctx),
-	})
-	if err != nil {
-		return err
-	}
-	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", o.listen)
-	if err != nil {
-		return errors.Join(err, guest.Close())
-	}
-	closed := make(chan error, 1)
-	context.AfterFunc(ctx, func() { closed <- guest.Close() })
-	_ = guest.Serve(listener)
-	stop()
-	return <-closed
+	config.Reaper = reaper.NewOwn()
+	return serve(ctx, config, o.listen)
 }
 
-// plainReaper reaps orphans too where this is PID 1 of a container.
-func plainReaper(ctx context.Context) *reaper.Reaper {
-	if os.Getpid() == 1 {
-		return reaper.NewInit(ctx)
+// runInside is PID 1 of gVisor: it reaps orphans too, and no signal from inside ends it.
+func runInside(o options, config server.Config) error {
+	if err := boot.Inside(o.hostname, o.dns); err != nil {
+		return err
 	}
-	return reaper.NewOwn()
+	ctx := context.Background()
+	config.System, config.Reaper = restore.Sentry{}, reaper.NewInit(ctx)
+	return serve(ctx, config, o.listen)
 }

@@ -4,7 +4,7 @@
 // name. PUT unpacks below a folder, which is made. Modes, times and symlinks are kept; the
 // owner is the user. Sockets and devices are left out, hard links become files.
 //
-// Unpacking cannot leave its folder: every name goes through os.Root, so neither "..", nor an
+// Unpacking cannot leave its folder: every name goes through root, so neither "..", nor an
 // absolute name, nor a symlink in the archive or already on the disk leads outside; such an
 // entry ends the request with an error, and what was unpacked before it stays. A GET that
 // fails half way breaks the connection: a tar without its end is not a tar.

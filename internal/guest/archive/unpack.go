@@ -6,9 +6,10 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
-	"os"
 	"path"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/roosthq/roost/internal/fault"
 	"github.com/roosthq/roost/internal/guest/account"
@@ -32,11 +33,11 @@ func (h Handler) unpack(r *http.Request) error {
 	if err := user.MkdirAll(dir); err != nil {
 		return err
 	}
-	root, err := os.OpenRoot(dir)
+	root, err := openRoot(dir)
 	if err != nil {
 		return account.FromOS(err, "unpack into", dir)
 	}
-	defer func() { _ = root.Close() }()
+	defer root.close()
 	u := unpacker{root: root, user: user}
 	in := tar.NewReader(r.Body)
 	for {
@@ -54,7 +55,7 @@ func (h Handler) unpack(r *http.Request) error {
 }
 
 type unpacker struct {
-	root *os.Root
+	root *root
 	user account.User
 }
 
@@ -64,24 +65,23 @@ func (u *unpacker) entry(h *tar.Header, body io.Reader) error {
 		return err
 	}
 	if err := u.parents(path.Dir(name)); err != nil {
-		return escapes(err)
+		return err
 	}
 	switch h.Typeflag {
 	case tar.TypeDir:
-		err = u.dir(name, h)
+		return u.dir(name, h)
 	case tar.TypeReg:
-		err = u.file(name, h, body)
+		return u.file(name, h, body)
 	case tar.TypeSymlink:
-		err = u.symlink(name, h)
+		return u.symlink(name, h)
 	case tar.TypeLink:
-		err = u.link(name, h)
+		return u.link(name, h)
 	default:
 		return fault.New(fault.Invalid, "", "", "only files, folders and links can be unpacked")
 	}
-	return escapes(err)
 }
 
-// safeName refuses what would leave the folder even before os.Root would.
+// safeName refuses what would leave the folder even before root would.
 func safeName(name string) (string, error) {
 	if strings.IndexByte(name, 0) >= 0 || path.IsAbs(name) {
 		return "", fault.New(fault.Invalid, "", "", "the name is absolute or holds a NUL byte")
@@ -98,44 +98,46 @@ func (u *unpacker) parents(dir string) error {
 	if dir == "." {
 		return nil
 	}
-	info, err := u.root.Stat(dir)
-	if err == nil && !info.IsDir() {
-		return fault.New(fault.Invalid, "", "", "something that is not a folder is in the way")
-	}
-	if err == nil || !errors.Is(err, fs.ErrNotExist) {
+	isDir, found, err := u.root.isDir(dir)
+	switch {
+	case err != nil:
 		return err
+	case isDir:
+		return nil
+	case found:
+		return fault.New(fault.Invalid, "", "", "something that is not a folder is in the way")
 	}
 	if err := u.parents(path.Dir(dir)); err != nil {
 		return err
 	}
-	if err := u.root.Mkdir(dir, 0o755); err != nil {
+	if err := u.root.mkdir(dir); err != nil {
 		return err
 	}
 	return u.own(dir)
 }
 
 func (u *unpacker) dir(name string, h *tar.Header) error {
-	if err := u.root.Mkdir(name, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := u.root.mkdir(name); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	info, err := u.root.Lstat(name)
+	kind, err := u.root.kind(name)
 	if err != nil {
 		return err
 	}
-	if !info.IsDir() {
+	if kind != unix.S_IFDIR {
 		return fault.New(fault.Invalid, "", "", "something that is not a folder is in the way")
 	}
 	if err := u.own(name); err != nil {
 		return err
 	}
-	return u.root.Chmod(name, h.FileInfo().Mode().Perm())
+	return u.root.chmodDir(name, h.FileInfo().Mode())
 }
 
 func (u *unpacker) file(name string, h *tar.Header, body io.Reader) error {
 	if err := u.clear(name); err != nil {
 		return err
 	}
-	f, err := u.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := u.root.create(name)
 	if err != nil {
 		return err
 	}
@@ -150,17 +152,17 @@ func (u *unpacker) file(name string, h *tar.Header, body io.Reader) error {
 		err = cerr
 	}
 	if err != nil {
-		return errors.Join(err, u.root.Remove(name))
+		return errors.Join(err, u.root.remove(name))
 	}
-	return u.root.Chtimes(name, h.ModTime, h.ModTime)
+	return u.root.touch(name, h.ModTime)
 }
 
-// symlink keeps the target as it is: a link may point anywhere, os.Root does not follow it out.
+// symlink keeps the target as it is: a link may point anywhere, root does not follow it out.
 func (u *unpacker) symlink(name string, h *tar.Header) error {
 	if err := u.clear(name); err != nil {
 		return err
 	}
-	if err := u.root.Symlink(h.Linkname, name); err != nil {
+	if err := u.root.symlink(h.Linkname, name); err != nil {
 		return err
 	}
 	return u.own(name)
@@ -174,32 +176,21 @@ func (u *unpacker) link(name string, h *tar.Header) error {
 	if err := u.clear(name); err != nil {
 		return err
 	}
-	return u.root.Link(target, name)
+	return u.root.link(target, name)
 }
 
 // clear removes what a new entry replaces: writing into it would write through a hard link.
 func (u *unpacker) clear(name string) error {
-	info, err := u.root.Lstat(name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
+	kind, err := u.root.kind(name)
+	switch {
+	case err != nil || kind == 0:
 		return err
-	}
-	if info.IsDir() {
+	case kind == unix.S_IFDIR:
 		return fault.New(fault.Invalid, "", "", "a folder is in the way")
 	}
-	return u.root.Remove(name)
+	return u.root.remove(name)
 }
 
 func (u *unpacker) own(name string) error {
-	return u.root.Lchown(name, int(u.user.UID), int(u.user.GID))
-}
-
-// escapes gives os.Root's refusal its kind; the error has no sentinel.
-func escapes(err error) error {
-	if err != nil && strings.Contains(err.Error(), "path escapes from parent") {
-		return fault.New(fault.Invalid, "", "", "the name leads out of the folder through a symlink")
-	}
-	return err
+	return u.root.own(name, u.user.UID, u.user.GID)
 }

@@ -1,5 +1,6 @@
 // Package boot takes a VM from the kernel's first user process to a working root file system
-// and network. It needs nothing but the initramfs: no shell, no busybox.
+// and network. It needs nothing but the initramfs: no shell, no busybox. In gVisor, where the
+// first process finds both, Inside does the rest.
 //
 // # The initramfs
 //

@@ -8,8 +8,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/roosthq/roost/internal/fault"
 	"github.com/roosthq/roost/internal/guest/account"
 	"github.com/roosthq/roost/internal/guest/cgroup"
@@ -125,15 +123,21 @@ func (p *Process) Kill() error {
 	return p.leaf.Kill()
 }
 
-// Signal sends a signal to the process group, or to the foreground group of a terminal.
+// Signal sends a signal to the process group, or to the foreground group of a terminal. Where
+// the kernel does not tell which that is (gVisor), a signal that has a key is typed, and any
+// other goes to the group of the process itself.
 func (p *Process) Signal(sig syscall.Signal) error {
 	if sig == syscall.SIGKILL {
 		return p.Kill()
 	}
 	group := p.pid
 	if p.streams.terminal != nil {
-		if fg, err := foreground(p.streams.terminal); err == nil && fg > 0 {
+		fg, err := foreground(p.streams.terminal)
+		switch {
+		case err == nil && fg > 0:
 			group = fg
+		case p.typed(sig):
+			return nil
 		}
 	}
 	err := p.manager.reaper.Signal(p.pid, -group, sig)
@@ -157,14 +161,4 @@ func (p *Process) Resize(size Size) error {
 
 func (p *Process) gone(op string) error {
 	return fault.New(fault.NotFound, op+" process", "'"+p.spec.Cmd+"'", "it has ended")
-}
-
-// foreground asks the terminal which group Ctrl-C would reach.
-func foreground(terminal *os.File) (group int, err error) {
-	conn, err := terminal.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	cerr := conn.Control(func(fd uintptr) { group, err = unix.IoctlGetInt(int(fd), unix.TIOCGPGRP) })
-	return group, errors.Join(cerr, err)
 }

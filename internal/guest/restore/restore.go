@@ -18,9 +18,6 @@ import (
 	"github.com/roosthq/roost/internal/guest/identity"
 )
 
-// clockTolerance: a clock this near is left alone, since every step is seen by user programs.
-const clockTolerance = time.Millisecond
-
 // Restore begins a life, or repeats the answer of the current one.
 func (s *Service) Restore(ctx context.Context, req *connect.Request[pb.RestoreRequest]) (*connect.Response[pb.RestoreResponse], error) {
 	s.mu.Lock()
@@ -90,17 +87,9 @@ func (s *Service) begin(ctx context.Context, r *pb.RestoreRequest) error {
 	return nil
 }
 
-func (s *Service) setClock(to time.Time) error {
-	off := to.Round(0).Sub(s.System.Now().Round(0))
-	s.stepped = 0
-	if off.Abs() < clockTolerance {
-		return nil
-	}
-	if err := s.System.SetClock(to); err != nil {
-		return err
-	}
-	s.stepped = off
-	return nil
+func (s *Service) setClock(to time.Time) (err error) {
+	s.stepped, err = s.System.SetClock(to)
+	return err
 }
 
 func (s *Service) reseed(entropy []byte) error {

@@ -17,6 +17,7 @@ import (
 
 	"connectrpc.com/connect"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/roosthq/roost/api/gen/filesystem/filesystemconnect"
 	processpb "github.com/roosthq/roost/api/gen/process"
@@ -29,7 +30,6 @@ import (
 )
 
 const (
-	cgroupMount  = "/sys/fs/cgroup/unified"
 	accessToken  = "access-token-1"
 	controlToken = "control-token-0"
 	testUID      = 54321
@@ -51,11 +51,12 @@ func (f *fakeSystem) Now() time.Time {
 	return time.Now().Add(f.offset)
 }
 
-func (f *fakeSystem) SetClock(t time.Time) error {
+func (f *fakeSystem) SetClock(t time.Time) (time.Duration, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	before := f.offset
 	f.offset = time.Until(t)
-	return f.fail["clock"]
+	return f.offset - before, f.fail["clock"]
 }
 
 func (f *fakeSystem) AddEntropy(b []byte) error {
@@ -110,14 +111,13 @@ type guest struct {
 // freshGuest is a guest before its first Restore.
 func freshGuest(t *testing.T) *guest {
 	t.Helper()
-	requireCgroups(t)
 	base := t.TempDir()
 	require.NoError(t, os.Chmod(filepath.Dir(base), 0o755)) // the test user must get through
 	g := &guest{t: t, root: filepath.Join(base, "root"), home: filepath.Join(base, "home"), system: &fakeSystem{hostname: "before"}}
 	require.NoError(t, os.MkdirAll(g.root, 0o755))
 	require.NoError(t, os.Mkdir(g.home, 0o755))
 	require.NoError(t, os.Chown(g.home, testUID, testUID))
-	cgroup := filepath.Join(cgroupMount, "roost-guest-test-"+strings.ToLower(rand.Text()[:10]))
+	cgroup := filepath.Join(cgroupMount(t), "roost-guest-test-"+strings.ToLower(rand.Text()[:10]))
 	require.NoError(t, os.Mkdir(cgroup, 0o755))
 	t.Cleanup(func() { require.NoError(t, os.Remove(cgroup)) })
 	g.cgroups = cgroup
@@ -130,10 +130,25 @@ func freshGuest(t *testing.T) *guest {
 	return g
 }
 
-func requireCgroups(t *testing.T) {
+// cgroupMount is where cgroup v2 is: alone, or beside v1.
+func cgroupMount(t *testing.T) string {
 	t.Helper()
-	if _, err := os.Stat(cgroupMount + "/cgroup.procs"); err != nil || os.Getuid() != 0 {
-		t.Skip("needs root and cgroup v2 at " + cgroupMount)
+	for _, path := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
+		if _, err := os.Stat(path + "/cgroup.procs"); err == nil && os.Getuid() == 0 {
+			return path
+		}
+	}
+	t.Skip("needs root and cgroup v2 at /sys/fs/cgroup or /sys/fs/cgroup/unified")
+	return ""
+}
+
+// notInGVisor skips a test of what gVisor's kernel cannot do.
+func notInGVisor(t *testing.T, why string) {
+	t.Helper()
+	var name unix.Utsname
+	require.NoError(t, unix.Uname(&name))
+	if strings.Contains(unix.ByteSliceToString(name.Release[:]), "gvisor") {
+		t.Skip("gVisor cannot: " + why)
 	}
 }
 

@@ -36,7 +36,7 @@ func Warm(ctx context.Context, c Config) error {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(root) }()
-	c.ControlToken, c.Root, c.System, c.Device = warmToken, root, restore.Given{}, ""
+	c.ControlToken, c.Root, c.System, c.Device = warmToken, root, restore.Process{}, ""
 	c.CgroupRoot += "/roost-warm"
 	s, err := New(ctx, c)
 	if err != nil {
