@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -11,7 +10,6 @@ import (
 	"github.com/roosthq/roost/images"
 	"github.com/roosthq/roost/internal/fault"
 	"github.com/roosthq/roost/internal/host/agent"
-	"github.com/roosthq/roost/internal/host/disk/qcow2"
 	"github.com/roosthq/roost/internal/host/doctor"
 	"github.com/roosthq/roost/internal/host/guestbin"
 	"github.com/roosthq/roost/internal/host/image"
@@ -19,9 +17,7 @@ import (
 	"github.com/roosthq/roost/internal/host/network"
 	"github.com/roosthq/roost/internal/host/paths"
 	"github.com/roosthq/roost/internal/host/runtime"
-	"github.com/roosthq/roost/internal/host/runtime/microvm"
 	"github.com/roosthq/roost/internal/host/sandbox"
-	"github.com/roosthq/roost/internal/host/vmm/qemu"
 	"github.com/roosthq/roost/internal/lifecycle"
 )
 
@@ -34,9 +30,7 @@ type hostSide struct {
 	network      *network.Manager
 	sandboxes    *sandbox.Manager
 	agent        *agent.Server
-	runtime      runtime.Runtime
-	// why says how the runtime was chosen.
-	why string
+	runtimes     runtimes
 }
 
 // startHost brings one machine up: images, runtime, network, then the sandboxes that were
@@ -73,25 +67,23 @@ func (h *hostSide) assemble(ctx context.Context, opts upOptions, log *slog.Logge
 		}
 		kernel = template.KernelPath()
 	}
-	driver, err := qemu.New(ctx, qemu.Options{
-		Accel: opts.accel, ProbeKernel: kernel, ProbeUID: h.installation.UIDs.UID(0), Logger: log,
-	})
-	if err != nil {
-		return err
-	}
-	h.runtime, h.why = microvm.New(driver, qcow2.New()), driver.AccelReason()
-	if h.network, err = network.New(network.Options{
-		Installation: h.installation.ID, StateDir: opts.data, PoolSize: opts.pool, Logger: log,
-		Resolvers: opts.resolvers, Subnet: opts.subnet,
-	}); err != nil {
-		return err
-	}
 	guest, err := guestFile(data)
 	if err != nil {
 		return err
 	}
+	h.runtimes, err = openRuntimes(ctx, site{opts: opts, installation: h.installation, kernel: kernel, guest: guest, leaving: report == nil, log: log})
+	if err != nil {
+		return err
+	}
+	if h.network, err = network.New(network.Options{
+		Installation: h.installation.ID, StateDir: opts.data, PoolSize: opts.pool, Logger: log,
+		Resolvers: opts.resolvers, Subnet: opts.subnet, PoolPort: h.runtimes.port(),
+	}); err != nil {
+		return err
+	}
+	working, absent := h.runtimes.working()
 	h.sandboxes = sandbox.New(sandbox.Config{
-		Data: data, Runtime: h.runtime, Network: h.network, Images: store, UIDs: h.installation.UIDs,
+		Data: data, Runtimes: working, Absent: absent, Network: h.network, Images: store, UIDs: h.installation.UIDs,
 		GuestPath: guest, GuestDigest: guestbin.Digest(), Logger: log,
 	})
 	h.agent = agent.NewServer(agent.Config{
@@ -103,8 +95,8 @@ func (h *hostSide) assemble(ctx context.Context, opts upOptions, log *slog.Logge
 // describe is what the host says of itself.
 func (h *hostSide) describe(data string) agent.HostInfo {
 	return agent.HostInfo{
-		Version: version, Data: data, Runtime: h.runtime.Name(), Isolation: string(h.runtime.Isolation()),
-		Checks: append([]doctor.Check{h.choice}, doctor.Host(data)...),
+		Version: version, Data: data, Runtimes: h.runtimes.describe(),
+		Checks: append(h.runtimes.checks(), doctor.Host(data)...),
 	}
 }
 
@@ -137,16 +129,6 @@ func (h *hostSide) Stop() {
 	}
 }
 
-// choice is doctor's line on the runtime.
-func (h *hostSide) choice(context.Context) doctor.Finding {
-	f := doctor.Finding{Name: "runtime", Status: doctor.OK, Detail: fmt.Sprintf("%s, isolation %s: %s", h.runtime.Name(), h.runtime.Isolation(), h.why)}
-	if h.runtime.Isolation() == runtime.Emulated {
-		f.Status = doctor.Warn
-		f.Hint = "guests are translated: about 15 times slower, and QEMU's makers promise no isolation; use a host with KVM for code you do not trust"
-	}
-	return f
-}
-
 // ensureBase builds the base template when it is missing or its recipe has changed.
 func ensureBase(ctx context.Context, store *image.Store, opts upOptions, report func(image.Progress)) (image.Template, error) {
 	recipe, err := images.Recipe(baseTemplate)
@@ -156,18 +138,24 @@ func ensureBase(ctx context.Context, store *image.Store, opts upOptions, report 
 	return store.Ensure(ctx, recipe, image.BuildOptions{CacheDir: opts.cache, Report: report})
 }
 
-// guestFile puts the embedded guest agent where the image builder can read it.
+// guestFile puts the embedded guest agent where the image builder can read it, in a directory of
+// its own that gVisor's uid may enter.
 func guestFile(data paths.Data) (string, error) {
 	binary, err := guestbin.Binary()
 	if err != nil {
 		return "", err
 	}
-	path := filepath.Join(data.Cache(), "roost-guest-"+guestbin.Digest()[:16])
+	dir := filepath.Join(data.Cache(), "guest-"+guestbin.Digest()[:16])
+	path := filepath.Join(dir, "roost-guest")
 	// The name is the content's; the size tells a file that a crash of the host left empty.
 	if st, err := os.Stat(path); err == nil && st.Size() == int64(len(binary)) {
 		return path, nil
 	}
-	if err := errors.Join(os.MkdirAll(data.Cache(), 0o700), os.WriteFile(path+".tmp", binary, 0o700)); err != nil {
+	err = errors.Join(os.MkdirAll(data.Cache(), 0o700), os.MkdirAll(dir, 0o755), os.Chmod(dir, 0o755))
+	if err == nil {
+		err = errors.Join(os.WriteFile(path+".tmp", binary, 0o755), os.Chmod(path+".tmp", 0o755)) // whatever the umask is
+	}
+	if err != nil {
 		return "", fault.Wrap(err, "write", "roost-guest")
 	}
 	return path, fault.Wrap(os.Rename(path+".tmp", path), "publish", "roost-guest")

@@ -12,6 +12,7 @@ import (
 
 	"github.com/roosthq/roost/internal/fault"
 	"github.com/roosthq/roost/internal/host/paths"
+	"github.com/roosthq/roost/internal/host/runtime/gvisor"
 	"github.com/roosthq/roost/internal/host/sandbox"
 )
 
@@ -50,7 +51,7 @@ func uninstall(ctx context.Context, opts upOptions, keepImages bool) error {
 	if _, err := os.Stat(opts.data); err != nil {
 		return fault.New(fault.NotFound, "uninstall", opts.data, "there is no installation")
 	}
-	opts.pool, opts.accel = -1, "tcg"
+	opts.pool, opts.accel, opts.runtime = -1, "tcg", runtimeAuto
 	h := &hostSide{}
 	defer h.Stop()
 	if err := h.assemble(ctx, opts, quietLog(), nil); err != nil {
@@ -67,7 +68,7 @@ func uninstall(ctx context.Context, opts upOptions, keepImages bool) error {
 		errs = append(errs, h.sandboxes.Destroy(ctx, sandbox.Operation{}, s.ID))
 	}
 	h.sandboxes.Stop()
-	errs = append(errs, h.network.Uninstall(ctx))
+	errs = append(errs, h.network.Uninstall(ctx), gvisor.RemoveCgroups(cgroupParent(h.installation)))
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}

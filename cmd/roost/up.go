@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -28,12 +30,13 @@ const defaultListen = "127.0.0.1:8350"
 
 // upOptions are the flags of `roost up`.
 type upOptions struct {
-	data, listen, cache, accel string
-	logFile, readyFile         string
-	resolvers                  []string
-	subnet                     string
-	pool                       int
-	verbose                    bool
+	data, listen, cache string
+	runtime, accel      string
+	logFile, readyFile  string
+	resolvers           []string
+	subnet              string
+	pool                int
+	verbose             bool
 }
 
 func upCommand() *cobra.Command {
@@ -55,6 +58,8 @@ it (Ctrl-C, SIGTERM, even kill -9) leaves sandboxes running; the next start adop
 	f.StringVar(&opts.data, "data", dataDir(), "where everything is kept (ROOST_DATA)")
 	f.StringVar(&opts.listen, "listen", defaultListen, "address of the API")
 	f.StringVar(&opts.cache, "download-cache", downloadCache, "where template builds keep downloads")
+	f.StringVar(&opts.runtime, "runtime", cmp.Or(os.Getenv("ROOST_RUNTIME"), runtimeAuto),
+		"what runs sandboxes that ask for nothing else: auto, "+strings.Join(runtimeNames, " or ")+" (ROOST_RUNTIME); auto tries each and takes the strongest isolation: QEMU on KVM, gVisor, QEMU without KVM")
 	f.StringVar(&opts.accel, "accel", os.Getenv("ROOST_ACCEL"), "how QEMU runs guests: auto, kvm or tcg (ROOST_ACCEL); auto boots a guest under KVM to see whether that works")
 	f.StringVar(&opts.logFile, "log-file", "", "write the log there instead of standard error")
 	f.StringVar(&opts.readyFile, "ready-file", "", "write the API's address there when it serves")
@@ -74,6 +79,10 @@ func up(ctx context.Context, opts upOptions, out io.Writer) error {
 	if !slices.Contains([]string{"", "auto", "kvm", "tcg"}, opts.accel) {
 		return fault.New(fault.Invalid, "start", "roost", fmt.Sprintf("--accel is %q", opts.accel)).
 			WithHint("it must be auto, kvm or tcg")
+	}
+	if !slices.Contains(append([]string{runtimeAuto}, runtimeNames...), opts.runtime) {
+		return fault.New(fault.Invalid, "start", "roost", fmt.Sprintf("--runtime is %q", opts.runtime)).
+			WithHint("it must be auto, " + strings.Join(runtimeNames, " or "))
 	}
 	log, closeLog, err := openLog(opts)
 	if err != nil {
@@ -138,7 +147,7 @@ func announce(opts upOptions, host *hostSide, control *server.Server, out io.Wri
 	if err := saveClient(data.Client(), url, key); err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "runtime  %s, isolation %s (%s)\n", host.runtime.Name(), host.runtime.Isolation(), host.why)
+	host.runtimes.tell(out)
 	fmt.Fprintf(out, "API      %s\n", url)
 	if key != "" {
 		fmt.Fprintf(out, "key      %s   (shown once; kept in %s)\n", key, data.Client())

@@ -33,10 +33,14 @@ func (a *app) createCommand() *cobra.Command {
 		Short: "Create a sandbox and print its id",
 		Long: `Create a sandbox from a template (default: base) and print its id once it takes commands.
 
-The first start of a new size boots once, which takes seconds; later ones restore that memory.`,
+The first start of a new size boots once, which takes seconds; later ones restore that memory.
+
+--runtime takes another of the host's runtimes than its best: ` + "`roost doctor`" + ` lists them, with the
+isolation that each gives (hardware, sentry, emulated). A sandbox keeps its runtime for life.`,
 		Example: `  id=$(roost create)
   roost create base --vcpus 2 --memory-mb 1024 --timeout 30m
-  roost create --env MODE=test --metadata owner=ci --json`,
+  roost create --env MODE=test --metadata owner=ci --json
+  roost create --runtime qemu`,
 		Args: takes("[TEMPLATE]"),
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -61,7 +65,7 @@ func (f *createFlags) register(cmd *cobra.Command) {
 	flags.Var(&f.env, "env", "environment of every command in it (repeatable)")
 	flags.Var(&f.metadata, "metadata", "labels of your own (repeatable)")
 	flags.BoolVar(&f.cold, "cold", false, "boot a kernel instead of restoring the template's memory (slower)")
-	flags.StringVar(&f.runtime, "runtime", "", "what runs it (default: what the host does best)")
+	flags.StringVar(&f.runtime, "runtime", "", "what runs it, gvisor or qemu (default: what the host does best)")
 	flags.StringVar(&f.idempotencyKey, "idempotency-key", "", "a repeated key returns the sandbox that the first one made")
 	flags.BoolVarP(&f.quiet, "quiet", "q", false, "no progress on stderr")
 }
@@ -93,6 +97,9 @@ func (a *app) create(ctx context.Context, c *client, body v1.CreateSandbox, f cr
 	}
 	if a.json {
 		return printJSON(os.Stdout, sandbox)
+	}
+	if !f.quiet && isTerminal(os.Stderr) {
+		_, _ = fmt.Fprintf(os.Stderr, "roost: it runs in %s, isolation %s\n", printable(sandbox.Runtime), printable(sandbox.Isolation))
 	}
 	_, err = fmt.Fprintln(os.Stdout, sandbox.Id)
 	return err

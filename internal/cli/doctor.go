@@ -85,9 +85,27 @@ func (a *app) diagnoseLocally(ctx context.Context, server *string, cause error) 
 	return diagnosis{Server: server, Checks: append([]v1.Check{down}, a.opts.LocalDoctor(ctx)...)}, nil
 }
 
+// runtimeTable lists what a sandbox may ask for, and why not the rest.
+func runtimeTable(runtimes []v1.Runtime) error {
+	t := newTable(os.Stdout, "RUNTIME", "ISOLATION", "AVAILABLE", "WHY")
+	for _, r := range runtimes {
+		available := "no"
+		if r.Available {
+			available = "yes"
+		}
+		t.row(r.Name, r.Isolation, available, r.Reason)
+	}
+	err := t.flush()
+	_, _ = fmt.Fprintln(os.Stdout)
+	return err
+}
+
 func (d diagnosis) print() error {
 	if d.Host != nil {
 		_, _ = fmt.Fprintf(os.Stdout, "%s: %s, isolation %s\n\n", printable(d.Host.Hostname), printable(d.Host.Runtime), printable(d.Host.Isolation))
+		if err := runtimeTable(d.Host.Runtimes); err != nil {
+			return err
+		}
 	}
 	t := newTable(os.Stdout, "CHECK", "STATUS", "DETAIL")
 	for _, check := range d.Checks {

@@ -97,9 +97,9 @@ func (c *client) sandboxes(ctx context.Context, state v1.SandboxState) ([]v1.San
 }
 
 func listTable(sandboxes []v1.Sandbox) error {
-	t := newTable(os.Stdout, "ID", "STATE", "TEMPLATE", "CPU", "MEM", "DISK", "AGE", "IDLE-TIMEOUT", "REASON")
+	t := newTable(os.Stdout, "ID", "STATE", "TEMPLATE", "RUNTIME", "ISOLATION", "CPU", "MEM", "DISK", "AGE", "IDLE-TIMEOUT", "REASON")
 	for _, s := range sandboxes {
-		t.row(s.Id, string(s.State), s.Template, strconv.Itoa(s.Vcpus),
+		t.row(s.Id, string(s.State), s.Template, s.Runtime, s.Isolation, strconv.Itoa(s.Vcpus),
 			used(s.MemoryUsedBytes, s.MemoryMb), used(s.DiskUsedBytes, s.DiskSizeMb),
 			age(s.CreatedAt), idle(s.IdleTimeoutS), text(s.Reason))
 	}

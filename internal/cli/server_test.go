@@ -169,7 +169,10 @@ func (s *server) GetHealth(context.Context, v1.GetHealthRequestObject) (v1.GetHe
 }
 
 func (s *server) GetHost(context.Context, v1.GetHostRequestObject) (v1.GetHostResponseObject, error) {
-	return v1.GetHost200JSONResponse{Hostname: "box", Version: "9.9.9", Runtime: "qemu", Isolation: "emulated", Checks: s.checks}, nil
+	return v1.GetHost200JSONResponse{Hostname: "box", Version: "9.9.9", Runtime: "qemu", Isolation: "emulated", Runtimes: []v1.Runtime{
+		{Name: "qemu", Isolation: "emulated", Available: true, Reason: "no KVM"},
+		{Name: "gvisor", Isolation: "sentry", Reason: "runsc is not there"},
+	}, Checks: s.checks}, nil
 }
 
 // ListSandboxes gives one sandbox a page, so that clients must follow the cursor.

@@ -200,13 +200,13 @@ func TestCreateSpinsOnATerminal(t *testing.T) {
 	s.progress = func(send func(string)) {
 		send(`{"progress":{"step":"booting"}}`)
 		<-gate
-		send(`{"sandbox":{"id":"` + running + `"}}`)
+		send(`{"sandbox":{"id":"` + running + `","runtime":"gvisor","isolation":"sentry"}}`)
 	}
 	sc := s.onTerminal(t, s.command(t, "create"))
 	sc.want(" booting (0 s)")
 	close(gate)
 	require.Equal(t, 0, sc.code())
-	sc.want("\r\x1b[K" + running + "\r\n")
+	sc.want("\r\x1b[Kroost: it runs in gvisor, isolation sentry\r\n" + running + "\r\n")
 }
 
 func TestInterruptedCreate(t *testing.T) {

@@ -158,7 +158,7 @@ type CreateSandbox struct {
 	MemoryMb     *int               `json:"memory_mb,omitempty"`
 	Metadata     *map[string]string `json:"metadata,omitempty"`
 
-	// Runtime Default: what the host does best.
+	// Runtime gvisor or qemu, one of the host's `runtimes` that is available. Default: what the host does best.
 	Runtime  *string `json:"runtime,omitempty"`
 	Template *string `json:"template,omitempty"`
 	Vcpus    *int    `json:"vcpus,omitempty"`
@@ -264,8 +264,13 @@ type Host struct {
 	// Isolation hardware: a microVM under KVM. sentry: gVisor. emulated: QEMU TCG, no guarantee; for development.
 	Isolation   Isolation `json:"isolation"`
 	MemoryBytes *int64    `json:"memory_bytes,omitempty"`
-	Runtime     string    `json:"runtime"`
-	Version     string    `json:"version"`
+
+	// Runtime What runs a sandbox that asks for no other.
+	Runtime string `json:"runtime"`
+
+	// Runtimes Every runtime that this version knows, best first, and whether it works here.
+	Runtimes []Runtime `json:"runtimes"`
+	Version  string    `json:"version"`
 }
 
 // Isolation hardware: a microVM under KVM. sentry: gVisor. emulated: QEMU TCG, no guarantee; for development.
@@ -293,6 +298,22 @@ type Phase struct {
 type Progress struct {
 	Detail *string `json:"detail,omitempty"`
 	Step   string  `json:"step"`
+}
+
+// Runtime defines model for Runtime.
+type Runtime struct {
+	// Available Whether a sandbox may ask for it.
+	Available bool `json:"available"`
+
+	// Hint What to do about it.
+	Hint *string `json:"hint,omitempty"`
+
+	// Isolation hardware: a microVM under KVM. sentry: gVisor. emulated: QEMU TCG, no guarantee; for development.
+	Isolation Isolation `json:"isolation"`
+	Name      string    `json:"name"`
+
+	// Reason Why it is available, or why not.
+	Reason string `json:"reason"`
 }
 
 // Sandbox defines model for Sandbox.

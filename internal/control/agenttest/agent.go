@@ -217,6 +217,10 @@ func (a *Agent) GetHost(ctx context.Context, _ *connect.Request[hostv1.GetHostRe
 	}
 	return connect.NewResponse(&hostv1.GetHostResponse{Hostname: "box", Version: "test", CpuCores: 2,
 		MemoryBytes: 4 << 30, DiskBytes: 100 << 30, DiskFreeBytes: 50 << 30, Runtime: "microvm", Isolation: "emulated",
+		Runtimes: []*hostv1.Runtime{
+			{Name: "microvm", Isolation: "emulated", Available: true, Reason: "no KVM"},
+			{Name: "gvisor", Isolation: "sentry", Reason: "runsc is not there", Hint: "make runsc"},
+		},
 		Checks: []*hostv1.Check{{Name: "kvm", Status: "warn", Detail: "no /dev/kvm", Hint: "enable it"}}}), nil
 }
 

@@ -121,6 +121,11 @@ func TestHostTemplatesAndKeys(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "box", h.JSON200.Hostname)
 	require.Equal(t, v1.Warn, h.JSON200.Checks[0].Status)
+	hint := "make runsc"
+	require.Equal(t, []v1.Runtime{
+		{Name: "microvm", Isolation: "emulated", Available: true, Reason: "no KVM"},
+		{Name: "gvisor", Isolation: "sentry", Reason: "runsc is not there", Hint: &hint},
+	}, h.JSON200.Runtimes)
 	list, err := e.client.ListTemplatesWithResponse(ctx)
 	require.NoError(t, err)
 	require.Len(t, list.JSON200.Templates, 2)

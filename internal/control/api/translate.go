@@ -108,7 +108,12 @@ func hostOf(h *hostv1.GetHostResponse) v1.Host {
 	disk, free := int64(h.GetDiskBytes()), int64(h.GetDiskFreeBytes())
 	out := v1.Host{Hostname: h.GetHostname(), Version: h.GetVersion(), Runtime: h.GetRuntime(),
 		Isolation: h.GetIsolation(), CpuCores: &cores, MemoryBytes: &mem, DiskBytes: &disk,
-		DiskFreeBytes: &free, Checks: make([]v1.Check, len(h.GetChecks()))}
+		DiskFreeBytes: &free, Runtimes: make([]v1.Runtime, len(h.GetRuntimes())),
+		Checks: make([]v1.Check, len(h.GetChecks()))}
+	for i, r := range h.GetRuntimes() {
+		out.Runtimes[i] = v1.Runtime{Name: r.GetName(), Isolation: r.GetIsolation(), Available: r.GetAvailable(),
+			Reason: r.GetReason(), Hint: optional(r.GetHint())}
+	}
 	for i, c := range h.GetChecks() {
 		out.Checks[i] = v1.Check{Name: c.GetName(), Status: v1.CheckStatus(c.GetStatus()),
 			Detail: c.GetDetail(), Hint: optional(c.GetHint())}

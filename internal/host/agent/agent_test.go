@@ -47,12 +47,15 @@ func serve(t *testing.T) *agent {
 	t.Helper()
 	a := &agent{Host: sandboxtest.New(t), t: t}
 	a.sandboxes = sandbox.New(sandbox.Config{
-		Data: a.Data, Runtime: a.Runtime, Network: a.Network, Images: a.Images, UIDs: a.UIDs,
+		Data: a.Data, Runtimes: a.All(), Network: a.Network, Images: a.Images, UIDs: a.UIDs,
 		GuestPath: os.Args[0], GuestDigest: "guest", Logger: a.Log,
 	})
 	a.server = NewServer(Config{
 		Socket: a.Data.AgentSocket(), Sandboxes: a.sandboxes, Images: a.Images, Logger: a.Log,
-		Host: HostInfo{Version: "v", Data: string(a.Data), Runtime: "fake", Isolation: "emulated", Checks: []doctor.Check{
+		Host: HostInfo{Version: "v", Data: string(a.Data), Runtimes: []Runtime{
+			{Name: "best", Isolation: "hardware", Reason: "no", Hint: "yes"},
+			{Name: "fake", Isolation: "emulated", Available: true, Reason: "it is here"},
+		}, Checks: []doctor.Check{
 			func(context.Context) doctor.Finding {
 				return doctor.Finding{Name: "n", Status: doctor.Warn, Detail: "d", Hint: "h"}
 			},
@@ -199,7 +202,14 @@ func TestGetHost(t *testing.T) {
 	require.Positive(t, resp.Msg.GetCpuCores())
 	require.Positive(t, resp.Msg.GetMemoryBytes())
 	require.Positive(t, resp.Msg.GetDiskBytes())
+	require.Equal(t, "fake", resp.Msg.GetRuntime(), "the best of those that work")
 	require.Equal(t, "emulated", resp.Msg.GetIsolation())
+	runtimes := resp.Msg.GetRuntimes()
+	require.Len(t, runtimes, 2)
+	require.False(t, runtimes[0].GetAvailable())
+	require.Equal(t, []string{"best", "hardware", "no", "yes"},
+		[]string{runtimes[0].GetName(), runtimes[0].GetIsolation(), runtimes[0].GetReason(), runtimes[0].GetHint()})
+	require.True(t, runtimes[1].GetAvailable())
 	require.Len(t, resp.Msg.GetChecks(), 1)
 	require.Equal(t, "warn", resp.Msg.GetChecks()[0].GetStatus())
 }

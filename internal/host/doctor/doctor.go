@@ -46,9 +46,9 @@ func Run(ctx context.Context, checks []Check) []Finding {
 func Host(data string) []Check {
 	return []Check{
 		Root, Machine,
-		Tool("qemu-system-x86_64", "qemu-system-x86"),
 		Tool("mmdebstrap", "mmdebstrap"),
 		Tool("mke2fs", "e2fsprogs"),
+		Tool("mkfs.erofs", "erofs-utils"),
 		Tun, Namespaces, Memfd, Cgroups, Memory,
 		func(context.Context) Finding { return Space(data) },
 	}
@@ -98,11 +98,27 @@ func Tool(program, pkg string) Check {
 	}
 }
 
-// Tun is what taps are made of.
+// QEMU looks for the program that runs VMs. A host can do without: it then needs gVisor.
+func QEMU(ctx context.Context) Finding {
+	const program = "qemu-system-x86_64"
+	f := Tool(program, "qemu-system-x86")(ctx)
+	f.Name = "qemu"
+	if f.Status == Fail {
+		f.Status, f.Detail = Warn, program+" "+f.Detail+": no VMs"
+	}
+	return f
+}
+
+// Firecracker is what people ask for first.
+func Firecracker(context.Context) Finding {
+	return ok("firecracker", "Firecracker: not supported by this version")
+}
+
+// Tun is what taps are made of, which VMs need.
 func Tun(context.Context) Finding {
 	f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
 	if err != nil {
-		return fail("tun", err.Error(), "modprobe tun")
+		return warn("tun", err.Error()+": no VMs", "modprobe tun")
 	}
 	defer f.Close()
 	return ok("tun", "/dev/net/tun opens")
@@ -129,17 +145,44 @@ func Memfd(context.Context) Finding {
 	return ok("memfd", "can be sealed against writing")
 }
 
-// Cgroups says which limits could be in force.
+// Cgroups says which version there is; what each runtime makes of it is the runtime's line.
 func Cgroups(context.Context) Finding {
 	var fs unix.Statfs_t
 	if err := unix.Statfs("/sys/fs/cgroup", &fs); err != nil {
 		return warn("cgroups", err.Error(), "mount cgroup v2 at /sys/fs/cgroup")
 	}
 	if fs.Type == unix.CGROUP2_SUPER_MAGIC {
-		return ok("cgroups", "version 2; a VM is bounded by its vCPUs and memory, no further limit is set yet")
+		return ok("cgroups", "version 2")
 	}
-	return warn("cgroups", "version 1 or mixed; a VM is bounded by its vCPUs and memory, no further limit is set",
-		"boot with systemd.unified_cgroup_hierarchy=1")
+	if _, err := os.Stat("/sys/fs/cgroup/memory/cgroup.procs"); err == nil {
+		return ok("cgroups", "version 1")
+	}
+	return warn("cgroups", "none that can limit anything is mounted at /sys/fs/cgroup",
+		"mount cgroup v2 there, or boot with systemd.unified_cgroup_hierarchy=1")
+}
+
+// Limit of a runtime's sandboxes.
+type Limit struct {
+	Name    string
+	InForce bool
+	// Why not, or by what.
+	Why string
+}
+
+// Limits says which limits hold for the sandboxes of a runtime.
+func Limits(runtime string, limits []Limit) Finding {
+	f := Finding{Name: runtime + " limits", Status: OK}
+	parts := make([]string, len(limits))
+	for i, l := range limits {
+		state := "in force"
+		if !l.InForce {
+			state = "not in force"
+			f.Status, f.Hint = Warn, "mount cgroup controllers for cpu, memory and pids at /sys/fs/cgroup and let roost make groups there: one sandbox can take the host's share of the others"
+		}
+		parts[i] = fmt.Sprintf("%s %s (%s)", l.Name, state, l.Why)
+	}
+	f.Detail = strings.Join(parts, ", ")
+	return f
 }
 
 // leastMemory is what a few sandboxes of the default size need.

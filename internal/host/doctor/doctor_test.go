@@ -30,7 +30,7 @@ func TestFindingsOfThisHost(t *testing.T) {
 			require.NotEmpty(t, f.Hint, f.Name)
 		}
 	}
-	for _, name := range []string{"root", "machine", "qemu-system-x86_64", "mke2fs", "tun", "namespaces", "memfd", "cgroups", "memory", "disk"} {
+	for _, name := range []string{"root", "machine", "mkfs.erofs", "mke2fs", "tun", "namespaces", "memfd", "cgroups", "memory", "disk"} {
 		require.True(t, names[name], name)
 	}
 }
@@ -45,6 +45,24 @@ func TestTool(t *testing.T) { //nolint:paralleltest // changes PATH
 	path := filepath.Join(dir, "qemu-system-x86_64")
 	require.NoError(t, os.WriteFile(path, nil, 0o755))
 	require.Equal(t, Finding{Name: "qemu-system-x86_64", Status: OK, Detail: path}, check(t.Context()))
+}
+
+func TestWhatAHostCanDoWithout(t *testing.T) { //nolint:paralleltest // changes PATH
+	t.Setenv("PATH", t.TempDir())
+	f := QEMU(t.Context())
+	require.Equal(t, []any{"qemu", Warn}, []any{f.Name, f.Status})
+	require.Contains(t, f.Hint, "qemu-system-x86")
+	require.Contains(t, Firecracker(t.Context()).Detail, "not supported by this version")
+}
+
+func TestLimits(t *testing.T) {
+	t.Parallel()
+	f := Limits("gvisor", []Limit{{"cpu", true, "cgroup v1"}, {"pids", true, "cgroup v1"}})
+	require.Equal(t, Finding{Name: "gvisor limits", Status: OK, Detail: "cpu in force (cgroup v1), pids in force (cgroup v1)"}, f)
+	f = Limits("gvisor", []Limit{{"cpu", true, "cgroup v2"}, {"memory", false, "no controller"}})
+	require.Equal(t, Warn, f.Status)
+	require.Equal(t, "cpu in force (cgroup v2), memory not in force (no controller)", f.Detail)
+	require.NotEmpty(t, f.Hint)
 }
 
 func TestSpaceIsThatOfTheNearestFolder(t *testing.T) {

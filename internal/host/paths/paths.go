@@ -7,6 +7,7 @@
 //	  client.json               address and key for the local CLI
 //	  control/                  the control plane's database
 //	  images/                   templates (package image)
+//	  builds/                   builds of runsc and roost-guest that something still needs
 //	  network.json              the installation's subnet (package network)
 //	  sandboxes/<id>/
 //	    journal.json            intent and truth of this sandbox
@@ -54,6 +55,7 @@ func (d Data) AgentLock() string    { return d.join("agent.lock") }
 func (d Data) Client() string       { return d.join("client.json") }
 func (d Data) Control() string      { return d.join("control") }
 func (d Data) Images() string       { return d.join("images") }
+func (d Data) Builds() string       { return d.join("builds") }
 func (d Data) Cache() string        { return d.join("cache") }
 func (d Data) Sandboxes() string    { return d.join("sandboxes") }
 

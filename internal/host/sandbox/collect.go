@@ -17,15 +17,17 @@ const (
 
 // collect finishes what nobody works on, compares what exists on the host with what the
 // journals want, and removes the rest: slots and processes of this installation that no sandbox
-// holds.
+// holds, and builds that none needs.
 func (m *Manager) collect(ctx context.Context) error {
 	err := m.finishAll(ctx)
 	m.releaseAgain(ctx)
 	slots, _ := m.wanted()
-	if t, ok := m.cfg.Runtime.(runtime.Trimmer); ok {
-		err = errors.Join(err, t.Trim(keepUnused))
+	for _, rt := range m.cfg.Runtimes {
+		if t, ok := rt.(runtime.Trimmer); ok {
+			err = errors.Join(err, t.Trim(keepUnused))
+		}
 	}
-	return errors.Join(err, m.cfg.Network.Collect(ctx, slots), m.collectProcesses(ctx))
+	return errors.Join(err, m.retire(), m.cfg.Network.Collect(ctx, slots), m.collectProcesses(ctx))
 }
 
 // collectProcesses ends what runs under a uid that no journal names. No slot, and so no uid, is

@@ -21,7 +21,7 @@ type CreateRequest struct {
 	Resources   runtime.Resources
 	IdleTimeout time.Duration
 	Envs        map[string]string
-	// Runtime asked for; empty takes the host's.
+	// Runtime asked for, by name; empty takes the host's best.
 	Runtime string
 	// Cold boots a kernel instead of restoring the template's memory.
 	Cold bool
@@ -36,6 +36,10 @@ func (m *Manager) Create(ctx context.Context, op Operation, req CreateRequest, r
 	if report == nil {
 		report = func(string, string) {}
 	}
+	rt, err := m.choose(req.Runtime)
+	if err != nil {
+		return View{}, err
+	}
 	template, err := m.checkCreate(&req)
 	if err != nil {
 		return View{}, err
@@ -46,7 +50,7 @@ func (m *Manager) Create(ctx context.Context, op Operation, req CreateRequest, r
 	}
 	defer done()
 	for {
-		s, fresh := m.claimID(req, template)
+		s, fresh := m.claimID(req, template, rt)
 		if fresh {
 			return m.createFresh(ctx, s, op, req, template, report)
 		}
@@ -95,9 +99,6 @@ func (m *Manager) checkCreate(req *CreateRequest) (image.Template, error) {
 	if !idPattern.MatchString(req.ID) {
 		return image.Template{}, bad("sandbox_id", req.ID, "it must be 20 characters of a-z and 0-9")
 	}
-	if req.Runtime != "" && req.Runtime != m.cfg.Runtime.Name() {
-		return image.Template{}, bad("runtime", req.Runtime, "this host has "+m.cfg.Runtime.Name())
-	}
 	template, err := m.cfg.Images.Template(req.Template)
 	if err != nil {
 		return image.Template{}, err
@@ -124,7 +125,7 @@ func (m *Manager) checkCreate(req *CreateRequest) (image.Template, error) {
 }
 
 // claimID puts a new sandbox into the map, with its gate taken; fresh is false when it was there.
-func (m *Manager) claimID(req CreateRequest, t image.Template) (s *Sandbox, fresh bool) {
+func (m *Manager) claimID(req CreateRequest, t image.Template, rt runtime.Runtime) (s *Sandbox, fresh bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if s, ok := m.all[req.ID]; ok {
@@ -134,14 +135,11 @@ func (m *Manager) claimID(req CreateRequest, t image.Template) (s *Sandbox, fres
 	s = newSandbox(m.cfg.Data.Sandbox(req.ID), journal{
 		Version: 1, ID: req.ID, State: Creating, Slot: noSlot, BootID: m.boot,
 		TemplateName: t.Name, Resources: req.Resources, DefaultUser: t.DefaultUser,
-		Template: runtime.Template{
-			Digest: t.Digest, Kernel: t.KernelPath(), Disk: t.DiskPath(), DiskBytes: t.DiskBytes,
-		},
-		Envs: req.Envs, IdleTimeout: req.IdleTimeout,
-		Runtime: m.cfg.Runtime.Name(), Isolation: m.cfg.Runtime.Isolation(),
+		Template: bootable(t), Envs: req.Envs, IdleTimeout: req.IdleTimeout,
+		Runtime: rt.Name(), Isolation: rt.Isolation(),
 		MachineID: newMachineID(), AccessToken: newToken(),
 		CreatedAt: now, ActiveAt: now,
-	})
+	}, rt)
 	s.gate <- struct{}{} // before anybody else can see it
 	m.all[req.ID] = s
 	return s, true
@@ -172,8 +170,8 @@ func (m *Manager) create(ctx context.Context, s *Sandbox, op Operation, req Crea
 
 // creationSource is the template's warm memory, or a boot for what that cannot start.
 func (m *Manager) creationSource(ctx context.Context, s *Sandbox, req CreateRequest, t image.Template, report Report) (source, error) {
-	if !req.Cold && req.Resources.DiskSizeMB >= warmDiskMB(t) {
-		return m.warmSource(ctx, req.Resources, t, report)
+	if !req.Cold && req.Resources.DiskSizeMB >= warmSize(s.rt, req.Resources, t).DiskSizeMB {
+		return m.warmSource(ctx, s.rt, req.Resources, t, report)
 	}
 	report("boot", "booting a kernel")
 	return m.bootSource(s, t)

@@ -58,7 +58,7 @@ func (m *Manager) destroy(ctx context.Context, s *Sandbox) error {
 	if err := m.end(ctx, s); err != nil {
 		return err
 	}
-	if err := m.cfg.Runtime.Discard(ctx, s.spec(m)); err != nil {
+	if err := s.rt.Discard(ctx, s.spec(m)); err != nil {
 		return err
 	}
 	if err := failpoint.Hit("sandbox.destroy.stopped"); err != nil {

@@ -14,7 +14,11 @@ import (
 func (m *Manager) finish(ctx context.Context, s *Sandbox) error {
 	ctx, cancel := undo.Context(ctx)
 	defer cancel()
-	switch j := s.journal(); j.State {
+	j := s.journal()
+	if m.waits(s) {
+		return nil
+	}
+	switch j.State {
 	case Creating, Destroying:
 		return m.destroy(ctx, s)
 	case Pausing:
@@ -69,7 +73,7 @@ func (m *Manager) end(ctx context.Context, s *Sandbox) error {
 		guest.Close()
 	}
 	if in == nil {
-		return m.cfg.Runtime.Reap(ctx, s.spec(m))
+		return s.rt.Reap(ctx, s.spec(m))
 	}
 	return in.Stop(ctx)
 }

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"errors"
 	"io"
 	"net/http"
 
@@ -46,7 +47,7 @@ func (m *Manager) Reachable(id, op string) error {
 }
 
 func (s *Sandbox) reachable(op string) error {
-	if err := need(s.j.ID, s.j.State, Running, op); err != nil {
+	if err := errors.Join(s.gone(), need(s.j.ID, s.j.State, Running, op)); err != nil {
 		return err
 	}
 	if s.guest == nil {

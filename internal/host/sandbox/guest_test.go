@@ -44,145 +44,145 @@ func TestRequestsEndWithTheSandbox(t *testing.T) {
 		"agent":   func(h *host) { h.stop() },
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			h := newHost(t)
-			h.create(id("a"))
-			ended, release := h.hang(id("a"))
-			defer release()
-			end(h)
-			select {
-			case err := <-ended:
-				require.Error(t, err)
-			case <-time.After(5 * time.Second):
-				t.Fatal("the request hangs")
-			}
+			onEach(t, func(t *testing.T, h *host) {
+				h.create(id("a"))
+				ended, release := h.hang(id("a"))
+				defer release()
+				end(h)
+				select {
+				case err := <-ended:
+					require.Error(t, err)
+				case <-time.After(5 * time.Second):
+					t.Fatal("the request hangs")
+				}
+			})
 		})
 	}
 }
 
 func TestDeathIsNoticed(t *testing.T) {
-	t.Parallel()
-	h := newHost(t)
-	a := id("a")
-	h.create(a)
-	h.Runtime.Kill(h.uid(a), "killed by signal 9")
-	soon(t, "the sandbox is failed", func() bool { return h.state(a) == Failed })
-	v, err := h.m.Get(a)
-	require.NoError(t, err)
-	require.Equal(t, "killed by signal 9", v.Reason)
-	require.EqualValues(t, 2, v.Generation)
-	soon(t, "its slot is given back", func() bool { return len(h.Slots()) == 0 })
-	_, err = h.m.Guest(a, "reach")
-	require.Equal(t, fault.FailedPrecondition, fault.KindOf(err))
-	require.Equal(t, err.Error(), h.m.Reachable(a, "reach").Error())
-	h.destroy(a)
+	onEach(t, func(t *testing.T, h *host) {
+		a := id("a")
+		h.create(a)
+		h.Runtime.Kill(h.uid(a), "killed by signal 9")
+		soon(t, "the sandbox is failed", func() bool { return h.state(a) == Failed })
+		v, err := h.m.Get(a)
+		require.NoError(t, err)
+		require.Equal(t, "killed by signal 9", v.Reason)
+		require.EqualValues(t, 2, v.Generation)
+		soon(t, "its slot is given back", func() bool { return len(h.Slots()) == 0 })
+		_, err = h.m.Guest(a, "reach")
+		require.Equal(t, fault.FailedPrecondition, fault.KindOf(err))
+		require.Equal(t, err.Error(), h.m.Reachable(a, "reach").Error())
+		h.destroy(a)
 
-	// One that dies while it is being handed its identity says why, not "canceled".
-	h.Runtime.On("guest.restore", func(context.Context) error {
-		for _, uid := range h.Runtime.Running() {
-			go h.Runtime.Kill(uid, "guest panicked")
-		}
-		return errors.New("too late")
+		// One that dies while it is being handed its identity says why, not "canceled".
+		h.Runtime.On("guest.restore", func(context.Context) error {
+			for _, uid := range h.Runtime.Running() {
+				go h.Runtime.Kill(uid, "guest panicked")
+			}
+			return errors.New("too late")
+		})
+		_, err = h.m.Create(t.Context(), Operation{}, request(id("b")), nil)
+		require.ErrorContains(t, err, "create sandbox")
+		require.NotEqual(t, fault.Canceled, fault.KindOf(err))
+		h.empty()
 	})
-	_, err = h.m.Create(t.Context(), Operation{}, request(id("b")), nil)
-	require.ErrorContains(t, err, "create sandbox")
-	require.NotEqual(t, fault.Canceled, fault.KindOf(err))
-	h.empty()
 }
 
 // A death during a pause is the reason that the sandbox is failed for.
 func TestDeathDuringAPause(t *testing.T) {
-	t.Parallel()
-	h := newHost(t)
-	a := id("a")
-	h.create(a)
-	h.Runtime.On("capture", func(ctx context.Context) error {
-		h.Runtime.Kill(h.uid(a), "killed by signal 9")
-		<-ctx.Done()
-		return ctx.Err()
+	onEach(t, func(t *testing.T, h *host) {
+		a := id("a")
+		h.create(a)
+		h.Runtime.On("capture", func(ctx context.Context) error {
+			h.Runtime.Kill(h.uid(a), "killed by signal 9")
+			<-ctx.Done()
+			return ctx.Err()
+		})
+		_, err := h.m.Pause(t.Context(), Operation{}, a, "test")
+		require.ErrorContains(t, err, "killed by signal 9")
+		require.Equal(t, Failed, h.state(a))
+		require.Contains(t, h.sandbox(a).journal().Reason, "killed by signal 9")
+		require.Empty(t, h.Slots())
 	})
-	_, err := h.m.Pause(t.Context(), Operation{}, a, "test")
-	require.ErrorContains(t, err, "killed by signal 9")
-	require.Equal(t, Failed, h.state(a))
-	require.Contains(t, h.sandbox(a).journal().Reason, "killed by signal 9")
-	require.Empty(t, h.Slots())
 }
 
 func (h *host) tick() { require.NoError(h.t, h.m.pauseIdle(h.t.Context())) }
 
 func TestIdleSandboxesPause(t *testing.T) {
-	t.Parallel()
-	h := newHost(t)
-	a := id("a")
-	req := request(a)
-	req.IdleTimeout = time.Hour
-	_, err := h.m.Create(t.Context(), Operation{}, req, nil)
-	require.NoError(t, err)
-	h.Runtime.Quiet(h.uid(a), 100*time.Hour)
-	ended, release := h.hang(a)
-	h.later.Store(int64(2 * time.Hour))
-	h.tick()
-	require.Equal(t, Running, h.state(a), "a request in flight is activity, however quiet")
-	release()
-	h.tick()
-	require.Equal(t, Running, h.state(a), "and so is its end")
-	h.Runtime.Quiet(h.uid(a), time.Minute)
-	h.later.Store(int64(4 * time.Hour))
-	h.tick()
-	require.Equal(t, Running, h.state(a), "the guest saw output that nobody read")
-	h.Runtime.Quiet(h.uid(a), 100*time.Hour)
-	h.later.Store(int64(6 * time.Hour))
-	h.tick()
-	require.Equal(t, Paused, h.state(a))
-	require.Error(t, wait(t, ended))
-	require.Equal(t, "idle for 1h0m0s", h.sandbox(a).journal().Reason)
-	never := time.Duration(0)
-	_, err = h.m.Resume(t.Context(), Operation{}, a, &never)
-	require.NoError(t, err)
-	h.Runtime.Quiet(h.uid(a), 100*time.Hour)
-	h.later.Store(int64(100 * time.Hour))
-	h.tick()
-	require.Equal(t, Running, h.state(a), "0 is never")
+	onEach(t, func(t *testing.T, h *host) {
+		a := id("a")
+		req := request(a)
+		req.IdleTimeout = time.Hour
+		_, err := h.m.Create(t.Context(), Operation{}, req, nil)
+		require.NoError(t, err)
+		h.Runtime.Quiet(h.uid(a), 100*time.Hour)
+		ended, release := h.hang(a)
+		h.later.Store(int64(2 * time.Hour))
+		h.tick()
+		require.Equal(t, Running, h.state(a), "a request in flight is activity, however quiet")
+		release()
+		h.tick()
+		require.Equal(t, Running, h.state(a), "and so is its end")
+		h.Runtime.Quiet(h.uid(a), time.Minute)
+		h.later.Store(int64(4 * time.Hour))
+		h.tick()
+		require.Equal(t, Running, h.state(a), "the guest saw output that nobody read")
+		h.Runtime.Quiet(h.uid(a), 100*time.Hour)
+		h.later.Store(int64(6 * time.Hour))
+		h.tick()
+		require.Equal(t, Paused, h.state(a))
+		require.Error(t, wait(t, ended))
+		require.Equal(t, "idle for 1h0m0s", h.sandbox(a).journal().Reason)
+		never := time.Duration(0)
+		_, err = h.m.Resume(t.Context(), Operation{}, a, &never)
+		require.NoError(t, err)
+		h.Runtime.Quiet(h.uid(a), 100*time.Hour)
+		h.later.Store(int64(100 * time.Hour))
+		h.tick()
+		require.Equal(t, Running, h.state(a), "0 is never")
+	})
 }
 
 // A request that comes between the look and the pause is not cut off.
 func TestIdlePauseLooksAgain(t *testing.T) {
-	t.Parallel()
-	h := newHost(t)
-	a := id("a")
-	h.create(a)
-	_, err := h.m.pauseIf(t.Context(), Operation{}, a, "idle", func(s *Sandbox) bool { return s.inFlight != 0 })
-	require.Equal(t, fault.FailedPrecondition, fault.KindOf(err))
-	h.answers(a)
-	require.EqualValues(t, 1, h.sandbox(a).journal().Generation)
+	onEach(t, func(t *testing.T, h *host) {
+		a := id("a")
+		h.create(a)
+		_, err := h.m.pauseIf(t.Context(), Operation{}, a, "idle", func(s *Sandbox) bool { return s.inFlight != 0 })
+		require.Equal(t, fault.FailedPrecondition, fault.KindOf(err))
+		h.answers(a)
+		require.EqualValues(t, 1, h.sandbox(a).journal().Generation)
+	})
 }
 
 // A hung guest keeps nobody else from being paused, and is paused or not without hanging.
 func TestAFailedIdlePauseWaitsForTheNextTimeout(t *testing.T) {
-	t.Parallel()
-	h := newHost(t)
-	a := id("a")
-	req := request(a)
-	req.IdleTimeout = time.Hour
-	_, err := h.m.Create(t.Context(), Operation{}, req, nil)
-	require.NoError(t, err)
-	h.Runtime.Fail("guest.stats", 1000, errors.New("the guest is confused"))
-	h.Runtime.Fail("capture", 1, errors.New("broken on purpose"))
-	h.later.Store(int64(2 * time.Hour))
-	require.ErrorContains(t, h.m.pauseIdle(t.Context()), "broken on purpose")
-	h.tick()
-	require.Equal(t, Running, h.state(a))
-	h.later.Store(int64(4 * time.Hour))
-	h.tick()
-	require.Equal(t, Paused, h.state(a))
+	onEach(t, func(t *testing.T, h *host) {
+		a := id("a")
+		req := request(a)
+		req.IdleTimeout = time.Hour
+		_, err := h.m.Create(t.Context(), Operation{}, req, nil)
+		require.NoError(t, err)
+		h.Runtime.Fail("guest.stats", 1000, errors.New("the guest is confused"))
+		h.Runtime.Fail("capture", 1, errors.New("broken on purpose"))
+		h.later.Store(int64(2 * time.Hour))
+		require.ErrorContains(t, h.m.pauseIdle(t.Context()), "broken on purpose")
+		h.tick()
+		require.Equal(t, Running, h.state(a))
+		h.later.Store(int64(4 * time.Hour))
+		h.tick()
+		require.Equal(t, Paused, h.state(a))
+	})
 }
 
 // Requests that fail leave no trace that keeps a sandbox awake.
 func TestReachableCountsNothing(t *testing.T) {
-	t.Parallel()
-	h := newHost(t)
-	h.create(id("a"))
-	require.NoError(t, h.m.Reachable(id("a"), "reach"))
-	require.Zero(t, h.sandbox(id("a")).inFlight)
-	require.Equal(t, fault.NotFound, fault.KindOf(h.m.Reachable(id("b"), "reach")))
+	onEach(t, func(t *testing.T, h *host) {
+		h.create(id("a"))
+		require.NoError(t, h.m.Reachable(id("a"), "reach"))
+		require.Zero(t, h.sandbox(id("a")).inFlight)
+		require.Equal(t, fault.NotFound, fault.KindOf(h.m.Reachable(id("b"), "reach")))
+	})
 }

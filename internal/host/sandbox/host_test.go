@@ -23,11 +23,26 @@ type host struct {
 	m *Manager
 	// later is how far the manager's clock is ahead.
 	later atomic.Int64
+	// runtimes are those that the next agent has, and absent says why not others; nil is all.
+	runtimes []runtime.Runtime
+	absent   map[string]error
 }
 
-func newHost(t *testing.T) *host {
+// onEach runs a test on a host of each kind.
+func onEach(t *testing.T, test func(t *testing.T, h *host)) {
 	t.Helper()
-	h := &host{Host: sandboxtest.New(t), t: t}
+	t.Parallel()
+	for _, kind := range []sandboxtest.Kind{sandboxtest.VM, sandboxtest.Sentry} {
+		t.Run(kind.Name, func(t *testing.T) {
+			t.Parallel()
+			test(t, newHost(t, kind))
+		})
+	}
+}
+
+func newHost(t *testing.T, kinds ...sandboxtest.Kind) *host {
+	t.Helper()
+	h := &host{Host: sandboxtest.New(t, kinds...), t: t}
 	h.start()
 	t.Cleanup(func() { h.m.Stop() })
 	return h
@@ -35,8 +50,12 @@ func newHost(t *testing.T) *host {
 
 func (h *host) start() {
 	h.t.Helper()
+	runtimes := h.runtimes
+	if runtimes == nil {
+		runtimes = h.All()
+	}
 	h.m = New(Config{
-		Data: h.Data, Runtime: h.Runtime, Network: h.Network, Images: h.Images, UIDs: h.UIDs,
+		Data: h.Data, Runtimes: runtimes, Absent: h.absent, Network: h.Network, Images: h.Images, UIDs: h.UIDs,
 		GuestPath: os.Args[0], GuestDigest: "guest", Logger: h.Log,
 		Clock: func() time.Time { return time.Now().Add(time.Duration(h.later.Load())) },
 	})

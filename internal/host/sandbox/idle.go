@@ -21,7 +21,7 @@ func (m *Manager) pauseIdle(ctx context.Context) error {
 	group.SetLimit(pausesAtOnce)
 	for _, s := range m.list() {
 		j := s.journal()
-		if j.State != Running || j.IdleTimeout == 0 || !m.idleNow(s, j.IdleTimeout) {
+		if j.State != Running || j.IdleTimeout == 0 || s.gone() != nil || !m.idleNow(s, j.IdleTimeout) {
 			continue
 		}
 		group.Go(func() error { return m.pauseIfIdle(ctx, s, j.IdleTimeout) })

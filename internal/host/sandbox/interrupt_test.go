@@ -34,184 +34,184 @@ func TestDestroyInterrupts(t *testing.T) {
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			h := newHost(t)
-			require.NoError(t, h.m.Warm(t.Context(), sandboxtest.Template, defaultSize))
-			c.before(h)
-			step, arrived, _ := arrival()
-			h.Runtime.On(c.step, step)
-			errs := make(chan error)
-			go func() { errs <- c.during(h) }()
-			wait(t, arrived)
-			gone := make(chan error)
-			go func() { gone <- h.m.Destroy(t.Context(), Operation{}, id("a")) }()
-			err := wait(t, errs)
-			require.Equal(t, fault.Aborted, fault.KindOf(err), "%v", err)
-			require.ErrorContains(t, err, "being destroyed")
-			require.NoError(t, wait(t, gone))
-			h.empty()
+			onEach(t, func(t *testing.T, h *host) {
+				require.NoError(t, h.m.Warm(t.Context(), sandboxtest.Template, defaultSize))
+				c.before(h)
+				step, arrived, _ := arrival()
+				h.Runtime.On(c.step, step)
+				errs := make(chan error)
+				go func() { errs <- c.during(h) }()
+				wait(t, arrived)
+				gone := make(chan error)
+				go func() { gone <- h.m.Destroy(t.Context(), Operation{}, id("a")) }()
+				err := wait(t, errs)
+				require.Equal(t, fault.Aborted, fault.KindOf(err), "%v", err)
+				require.ErrorContains(t, err, "being destroyed")
+				require.NoError(t, wait(t, gone))
+				h.empty()
+			})
 		})
 	}
 }
 
 // What is past its commit completes before a Destroy; what waits for the gate gives up.
 func TestDestroyAfterTheCommit(t *testing.T) {
-	t.Parallel()
-	h := newHost(t)
-	a := id("a")
-	h.create(a)
-	step, arrived, leave := arrival()
-	h.Runtime.On("stop", step)
-	paused, resumed, gone := make(chan error), make(chan error), make(chan error)
-	go func() {
-		_, err := h.m.Pause(t.Context(), Operation{}, a, "test")
-		paused <- err
-	}()
-	wait(t, arrived)
-	go func() {
-		_, err := h.m.Resume(t.Context(), Operation{}, a, nil)
-		resumed <- err
-	}()
-	go func() { gone <- h.m.Destroy(t.Context(), Operation{}, a) }()
-	soon(t, "the destroy waits", func() bool {
-		s := h.sandbox(a)
-		s.mu.RLock()
-		defer s.mu.RUnlock()
-		return s.doomed == 1
+	onEach(t, func(t *testing.T, h *host) {
+		a := id("a")
+		h.create(a)
+		step, arrived, leave := arrival()
+		h.Runtime.On("stop", step)
+		paused, resumed, gone := make(chan error), make(chan error), make(chan error)
+		go func() {
+			_, err := h.m.Pause(t.Context(), Operation{}, a, "test")
+			paused <- err
+		}()
+		wait(t, arrived)
+		go func() {
+			_, err := h.m.Resume(t.Context(), Operation{}, a, nil)
+			resumed <- err
+		}()
+		go func() { gone <- h.m.Destroy(t.Context(), Operation{}, a) }()
+		soon(t, "the destroy waits", func() bool {
+			s := h.sandbox(a)
+			s.mu.RLock()
+			defer s.mu.RUnlock()
+			return s.doomed == 1
+		})
+		close(leave)
+		require.NoError(t, wait(t, paused), "a committed pause completes")
+		err := wait(t, resumed)
+		require.True(t, fault.Is(err, fault.Aborted) || fault.Is(err, fault.NotFound), "%v", err)
+		require.NoError(t, wait(t, gone))
+		h.empty()
 	})
-	close(leave)
-	require.NoError(t, wait(t, paused), "a committed pause completes")
-	err := wait(t, resumed)
-	require.True(t, fault.Is(err, fault.Aborted) || fault.Is(err, fault.NotFound), "%v", err)
-	require.NoError(t, wait(t, gone))
-	h.empty()
 }
 
 // A destroy that an older generation asks for interrupts nothing.
 func TestStaleDestroyInterruptsNothing(t *testing.T) {
-	t.Parallel()
-	h := newHost(t)
-	a := id("a")
-	h.create(a)
-	h.pause(a)
-	step, arrived, leave := arrival()
-	h.Runtime.On("restore", step)
-	resumed := make(chan error)
-	go func() {
-		_, err := h.m.Resume(t.Context(), Operation{}, a, nil)
-		resumed <- err
-	}()
-	wait(t, arrived)
-	err := h.m.Destroy(t.Context(), Operation{Generation: 1}, a)
-	require.Equal(t, fault.FailedPrecondition, fault.KindOf(err))
-	close(leave)
-	require.NoError(t, wait(t, resumed))
-	h.answers(a)
+	onEach(t, func(t *testing.T, h *host) {
+		a := id("a")
+		h.create(a)
+		h.pause(a)
+		step, arrived, leave := arrival()
+		h.Runtime.On("restore", step)
+		resumed := make(chan error)
+		go func() {
+			_, err := h.m.Resume(t.Context(), Operation{}, a, nil)
+			resumed <- err
+		}()
+		wait(t, arrived)
+		err := h.m.Destroy(t.Context(), Operation{Generation: 1}, a)
+		require.Equal(t, fault.FailedPrecondition, fault.KindOf(err))
+		close(leave)
+		require.NoError(t, wait(t, resumed))
+		h.answers(a)
+	})
 }
 
 // What of a sandbox will not die keeps it from being forgotten; the next destroy ends it.
 func TestDestroyIsTriedAgain(t *testing.T) {
-	t.Parallel()
-	h := newHost(t)
-	a := id("a")
-	h.create(a)
-	for _, step := range []string{"stop", "discard"} {
-		h.Runtime.Fail(step, 1, errors.New("it does not die"))
-		require.ErrorContains(t, h.m.Destroy(t.Context(), Operation{}, a), "it does not die")
+	onEach(t, func(t *testing.T, h *host) {
+		a := id("a")
+		h.create(a)
+		for _, step := range []string{"stop", "discard"} {
+			h.Runtime.Fail(step, 1, errors.New("it does not die"))
+			require.ErrorContains(t, h.m.Destroy(t.Context(), Operation{}, a), "it does not die")
+			require.Equal(t, Destroying, h.state(a))
+			require.Len(t, h.Slots(), 1)
+			require.NotZero(t, h.uid(a))
+		}
+		_, err := h.m.Guest(a, "reach")
+		require.Equal(t, fault.FailedPrecondition, fault.KindOf(err))
+		_, err = h.m.Pause(t.Context(), Operation{}, a, "test")
+		require.Equal(t, fault.NotFound, fault.KindOf(err), "whoever comes next finishes it")
+		h.empty()
+
+		// A create that cannot be undone is one that is being destroyed; the collector ends it.
+		h.Runtime.Fail("guest.restore", 1, errors.New("broken"))
+		h.Runtime.Fail("stop", 1, errors.New("it does not die"))
+		_, err = h.m.Create(t.Context(), Operation{}, request(a), nil)
+		require.ErrorContains(t, err, "it does not die")
 		require.Equal(t, Destroying, h.state(a))
 		require.Len(t, h.Slots(), 1)
-		require.NotZero(t, h.uid(a))
-	}
-	_, err := h.m.Guest(a, "reach")
-	require.Equal(t, fault.FailedPrecondition, fault.KindOf(err))
-	_, err = h.m.Pause(t.Context(), Operation{}, a, "test")
-	require.Equal(t, fault.NotFound, fault.KindOf(err), "whoever comes next finishes it")
-	h.empty()
-
-	// A create that cannot be undone is one that is being destroyed; the collector ends it.
-	h.Runtime.Fail("guest.restore", 1, errors.New("broken"))
-	h.Runtime.Fail("stop", 1, errors.New("it does not die"))
-	_, err = h.m.Create(t.Context(), Operation{}, request(a), nil)
-	require.ErrorContains(t, err, "it does not die")
-	require.Equal(t, Destroying, h.state(a))
-	require.Len(t, h.Slots(), 1)
-	require.NoError(t, h.m.collect(t.Context()))
-	h.empty()
+		require.NoError(t, h.m.collect(t.Context()))
+		h.empty()
+	})
 }
 
 // A full disk must not keep anybody from making space.
 func TestDestroyWithoutSpaceForTheJournal(t *testing.T) {
-	t.Parallel()
-	h := newHost(t)
-	a := id("a")
-	h.create(a)
-	_ = h.unwritable(a)
-	h.destroy(a)
-	h.empty()
+	onEach(t, func(t *testing.T, h *host) {
+		a := id("a")
+		h.create(a)
+		_ = h.unwritable(a)
+		h.destroy(a)
+		h.empty()
+	})
 }
 
 // An agent that stops undoes what is under way and waits for it; the sandboxes run on.
 func TestStopWaitsForOperations(t *testing.T) {
-	t.Parallel()
-	h := newHost(t)
-	a, b, c := id("a"), id("b"), id("c")
-	h.create(a)
-	h.create(b)
-	h.pause(b)
-	pausing, inPause, _ := arrival()
-	h.Runtime.On("capture", pausing)
-	starting, inStart, _ := arrival()
-	h.Runtime.On("restore", starting)
-	errs := make(chan error, 2)
-	go func() {
-		_, err := h.m.Pause(t.Context(), Operation{}, a, "test")
-		errs <- err
-	}()
-	go func() {
-		_, err := h.m.Create(t.Context(), Operation{}, request(c), nil)
-		errs <- err
-	}()
-	wait(t, inPause)
-	wait(t, inStart)
-	h.stop()
-	for range 2 {
-		err := wait(t, errs)
-		require.Equal(t, fault.Unavailable, fault.KindOf(err), "%v", err)
-		require.ErrorContains(t, err, "agent is stopping")
-		require.NotEmpty(t, fault.HintOf(err))
-	}
-	require.Equal(t, Running, h.state(a))
-	_, err := h.m.Resume(t.Context(), Operation{}, b, nil)
-	require.Equal(t, fault.Unavailable, fault.KindOf(err))
-	require.NoDirExists(t, h.Data.Sandbox(c).String())
-	h.Connect()
-	h.start()
-	h.answers(a)
-	h.resume(b)
-	require.Len(t, h.m.List(), 2)
-	h.destroy(a)
-	h.destroy(b)
-	h.empty()
+	onEach(t, func(t *testing.T, h *host) {
+		a, b, c := id("a"), id("b"), id("c")
+		h.create(a)
+		h.create(b)
+		h.pause(b)
+		pausing, inPause, _ := arrival()
+		h.Runtime.On("capture", pausing)
+		starting, inStart, _ := arrival()
+		h.Runtime.On("restore", starting)
+		errs := make(chan error, 2)
+		go func() {
+			_, err := h.m.Pause(t.Context(), Operation{}, a, "test")
+			errs <- err
+		}()
+		go func() {
+			_, err := h.m.Create(t.Context(), Operation{}, request(c), nil)
+			errs <- err
+		}()
+		wait(t, inPause)
+		wait(t, inStart)
+		h.stop()
+		for range 2 {
+			err := wait(t, errs)
+			require.Equal(t, fault.Unavailable, fault.KindOf(err), "%v", err)
+			require.ErrorContains(t, err, "agent is stopping")
+			require.NotEmpty(t, fault.HintOf(err))
+		}
+		require.Equal(t, Running, h.state(a))
+		_, err := h.m.Resume(t.Context(), Operation{}, b, nil)
+		require.Equal(t, fault.Unavailable, fault.KindOf(err))
+		require.NoDirExists(t, h.Data.Sandbox(c).String())
+		h.Connect()
+		h.start()
+		h.answers(a)
+		h.resume(b)
+		require.Len(t, h.m.List(), 2)
+		h.destroy(a)
+		h.destroy(b)
+		h.empty()
+	})
 }
 
 // The slot of the wait for it: a caller that gives up does not wait for the gate.
 func TestWaitingForTheGateEndsWithTheCaller(t *testing.T) {
-	t.Parallel()
-	h := newHost(t)
-	a := id("a")
-	h.create(a)
-	step, arrived, leave := arrival()
-	h.Runtime.On("capture", step)
-	paused := make(chan error)
-	go func() {
-		_, err := h.m.Pause(t.Context(), Operation{}, a, "test")
-		paused <- err
-	}()
-	wait(t, arrived)
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
-	defer cancel()
-	_, err := h.m.SetIdleTimeout(ctx, Operation{}, a, time.Hour)
-	require.Equal(t, fault.DeadlineExceeded, fault.KindOf(err))
-	close(leave)
-	require.NoError(t, wait(t, paused))
+	onEach(t, func(t *testing.T, h *host) {
+		a := id("a")
+		h.create(a)
+		step, arrived, leave := arrival()
+		h.Runtime.On("capture", step)
+		paused := make(chan error)
+		go func() {
+			_, err := h.m.Pause(t.Context(), Operation{}, a, "test")
+			paused <- err
+		}()
+		wait(t, arrived)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		defer cancel()
+		_, err := h.m.SetIdleTimeout(ctx, Operation{}, a, time.Hour)
+		require.Equal(t, fault.DeadlineExceeded, fault.KindOf(err))
+		close(leave)
+		require.NoError(t, wait(t, paused))
+	})
 }

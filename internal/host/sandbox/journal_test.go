@@ -96,7 +96,7 @@ func TestOperationsAreBounded(t *testing.T) {
 func TestUpdateIsAllOrNothing(t *testing.T) {
 	t.Parallel()
 	dir := paths.Sandbox(t.TempDir())
-	s := newSandbox(dir, journal{ID: "x", State: Creating, Operations: []string{"a"}})
+	s := newSandbox(dir, journal{ID: "x", State: Creating, Operations: []string{"a"}}, nil)
 	require.ErrorContains(t, s.update(false, func(j *journal) { j.State = Paused }), "creating cannot become paused")
 	require.Equal(t, Creating, s.journal().State)
 	require.NoFileExists(t, dir.Journal())

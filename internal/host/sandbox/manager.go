@@ -29,13 +29,15 @@ const (
 	DefaultIdleTimeout = 300 * time.Second
 )
 
-// Config of a Manager; all fields but Clock are required.
+// Config of a Manager; all fields but Absent and Clock are required.
 type Config struct {
-	Data    paths.Data
-	Runtime runtime.Runtime
-	Network *network.Manager
-	Images  *image.Store
-	UIDs    uids.Block
+	Data paths.Data
+	// Runtimes of this host, best first. Absent says of others why they do not work here.
+	Runtimes []runtime.Runtime
+	Absent   map[string]error
+	Network  *network.Manager
+	Images   *image.Store
+	UIDs     uids.Block
 	// GuestPath is roost-guest as a file, GuestDigest its SHA-256.
 	GuestPath, GuestDigest string
 	Logger                 *slog.Logger
@@ -140,7 +142,7 @@ func (m *Manager) take(ctx context.Context, id string) (*Sandbox, context.Contex
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	if m.has(s) {
+	if err = s.gone(); err == nil && m.has(s) {
 		err = fault.Wrap(m.finish(ctx, s), "finish an earlier change of", "sandbox "+id)
 	}
 	if err == nil && !m.has(s) {
@@ -236,7 +238,7 @@ func (m *Manager) Console(id string) ([]byte, error) {
 	if in, _, _ := s.parts(); in != nil {
 		return in.Console()
 	}
-	return m.cfg.Runtime.ConsoleOf(s.spec(m))
+	return s.rt.ConsoleOf(s.spec(m))
 }
 
 // SetIdleTimeout changes after how long without activity a sandbox pauses; 0 is never.

@@ -264,18 +264,35 @@ func (m *Manager) completePause(ctx context.Context, s *Sandbox, op Operation, r
 	return nil
 }
 
-// pausedUsage counts what the pending capture and the disk really take.
+// pausedUsage counts what the pending capture really takes: itself, and what it stands on of the
+// sandbox's own files. The rest is about to be dropped.
 func (m *Manager) pausedUsage(s *Sandbox) runtime.Usage {
-	return runtime.Usage{
-		MemoryBytes: allocated(s.dir.Captures()),
-		DiskBytes:   allocated(s.dir.Disk()),
+	dir := s.dir.Capture(s.journal().Pending)
+	u := runtime.Usage{MemoryBytes: allocated(dir)}
+	c, _, err := readCapture(dir)
+	if err != nil {
+		return u // only a figure
 	}
+	files, err := s.rt.Files(c)
+	if err != nil {
+		files = []string{s.dir.Disk()}
+	}
+	for _, f := range files {
+		switch {
+		case strings.HasPrefix(f, dir+"/"): // counted
+		case strings.HasPrefix(f, s.dir.Captures()+"/"):
+			u.MemoryBytes += allocated(f)
+		case strings.HasPrefix(f+"/", s.dir.Disk()+"/"):
+			u.DiskBytes += allocated(f)
+		}
+	}
+	return u
 }
 
-// allocated sums blocks × 512 below a directory: real use, not apparent size.
-func allocated(dir string) int64 {
+// allocated sums blocks × 512 of a file or below a directory: real use, not apparent size.
+func allocated(path string) int64 {
 	var total int64
-	_ = filepath.WalkDir(dir, func(_ string, d os.DirEntry, err error) error {
+	_ = filepath.WalkDir(path, func(_ string, d os.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return nil //nolint:nilerr // what vanished meanwhile takes no space
 		}
@@ -301,7 +318,7 @@ func (m *Manager) tryDropUnused(s *Sandbox) error {
 	if err != nil {
 		return err
 	}
-	files, err := m.cfg.Runtime.Files(c)
+	files, err := s.rt.Files(c)
 	if err != nil {
 		return err
 	}

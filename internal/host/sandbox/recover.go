@@ -82,7 +82,7 @@ func (m *Manager) load(name string) (*Sandbox, error) {
 		m.log.Error("sandbox's journal cannot be read", "sandbox", name, "error", err)
 		j = m.lostJournal(name, err)
 	}
-	s := newSandbox(dir, *j)
+	s := newSandbox(dir, *j, m.runtimeOf(j.Runtime))
 	m.mu.Lock()
 	m.all[name] = s
 	m.mu.Unlock()
@@ -94,14 +94,18 @@ func (m *Manager) load(name string) (*Sandbox, error) {
 func (m *Manager) lostJournal(name string, cause error) *journal {
 	j := &journal{
 		Version: 1, ID: name, State: Failed, Reason: "its journal is damaged: " + fault.Message(cause),
-		Slot: noSlot, Generation: 3, BootID: m.boot, Runtime: m.cfg.Runtime.Name(), Isolation: m.cfg.Runtime.Isolation(),
+		Slot: noSlot, Generation: 3, BootID: m.boot,
+	}
+	if len(m.cfg.Runtimes) > 0 {
+		j.Runtime = m.cfg.Runtimes[0].Name()
 	}
 	dirs, _ := filepath.Glob(filepath.Join(m.cfg.Data.Sandbox(name).Captures(), "*"))
 	for _, dir := range dirs {
 		if _, man, err := readCapture(dir); err == nil {
-			j.Generation = max(j.Generation, man.Generation+3)
+			j.Generation, j.Runtime = max(j.Generation, man.Generation+3), man.Runtime
 		}
 	}
+	j.Isolation = m.runtimeOf(j.Runtime).Isolation()
 	return j
 }
 
@@ -113,11 +117,18 @@ func (m *Manager) recoverOne(ctx context.Context, s *Sandbox) error {
 	}
 	defer leave()
 	rebooted := m.noteBoot(s)
-	switch j := s.journal(); j.State {
+	j := s.journal()
+	if err := s.gone(); err != nil {
+		m.log.Warn("sandbox without its runtime", "sandbox", j.ID, "state", j.State, "error", err)
+	}
+	switch {
+	case rebooted && (j.State == Running || m.waits(s)):
+		return m.fail(ctx, s, "the host was rebooted")
+	case s.gone() != nil:
+		return m.finish(ctx, s)
+	}
+	switch j.State {
 	case Running:
-		if rebooted {
-			return m.fail(ctx, s, "the host was rebooted")
-		}
 		return m.adopt(ctx, s)
 	case Pausing:
 		return m.recoverPause(ctx, s)
@@ -197,7 +208,7 @@ func (m *Manager) takeOver(ctx context.Context, s *Sandbox) error {
 
 func (m *Manager) tryTakeOver(ctx context.Context, s *Sandbox) error {
 	j := s.journal()
-	in, err := m.cfg.Runtime.Adopt(ctx, s.spec(m), j.Instance)
+	in, err := s.rt.Adopt(ctx, s.spec(m), j.Instance)
 	if err != nil {
 		return err
 	}

@@ -25,109 +25,109 @@ func (h *host) edit(name string, change func(*journal)) {
 }
 
 func TestRestartAdopts(t *testing.T) {
-	t.Parallel()
-	h := newHost(t)
-	a, b := id("a"), id("b")
-	h.create(a)
-	h.create(b)
-	h.Runtime.Note(h.uid(a), "kept")
-	h.pause(b)
-	for range 3 {
-		h.restart()
-		h.answers(a)
-		text, err := h.get(a, "/notes")
-		require.NoError(t, err)
-		require.Equal(t, "kept", text)
-		require.EqualValues(t, 1, h.sandbox(a).journal().Generation)
-		require.Equal(t, Paused, h.state(b))
-	}
-	h.resume(b)
-	h.destroy(a)
-	h.destroy(b)
-	h.empty()
+	onEach(t, func(t *testing.T, h *host) {
+		a, b := id("a"), id("b")
+		h.create(a)
+		h.create(b)
+		h.Runtime.Note(h.uid(a), "kept")
+		h.pause(b)
+		for range 3 {
+			h.restart()
+			h.answers(a)
+			text, err := h.get(a, "/notes")
+			require.NoError(t, err)
+			require.Equal(t, "kept", text)
+			require.EqualValues(t, 1, h.sandbox(a).journal().Generation)
+			require.Equal(t, Paused, h.state(b))
+		}
+		h.resume(b)
+		h.destroy(a)
+		h.destroy(b)
+		h.empty()
+	})
 }
 
 // A busy machine is slow to answer; that is no reason to end a sandbox.
 func TestAdoptionIsTriedAgain(t *testing.T) {
-	t.Parallel()
-	h := newHost(t)
-	h.create(id("a"))
-	h.stop()
-	h.Runtime.Fail("adopt", 1, fault.New(fault.DeadlineExceeded, "ask", "vm", "no answer"))
-	h.Connect()
-	h.start()
-	h.answers(id("a"))
+	onEach(t, func(t *testing.T, h *host) {
+		h.create(id("a"))
+		h.stop()
+		h.Runtime.Fail("adopt", 1, fault.New(fault.DeadlineExceeded, "ask", "vm", "no answer"))
+		h.Connect()
+		h.start()
+		h.answers(id("a"))
+	})
 }
 
 func TestDeathWhileNoAgentRuns(t *testing.T) {
-	t.Parallel()
-	h := newHost(t)
-	a := id("a")
-	h.create(a)
-	uid := h.uid(a)
-	h.stop()
-	h.Runtime.Kill(uid, "killed by signal 9")
-	h.Connect()
-	h.start()
-	v, err := h.m.Get(a)
-	require.NoError(t, err)
-	require.Equal(t, Failed, v.State)
-	require.Contains(t, v.Reason, "while the agent was down")
-	require.EqualValues(t, 2, v.Generation)
-	require.Empty(t, h.Slots())
-	h.destroy(a)
-	h.empty()
+	onEach(t, func(t *testing.T, h *host) {
+		a := id("a")
+		h.create(a)
+		uid := h.uid(a)
+		h.stop()
+		h.Runtime.Kill(uid, "killed by signal 9")
+		h.Connect()
+		h.start()
+		v, err := h.m.Get(a)
+		require.NoError(t, err)
+		require.Equal(t, Failed, v.State)
+		require.Contains(t, v.Reason, "while the agent was down")
+		require.EqualValues(t, 2, v.Generation)
+		require.Empty(t, h.Slots())
+		h.destroy(a)
+		h.empty()
+	})
 }
 
 // A VM whose slot is gone cannot be reached any more: it is ended and the sandbox failed.
 func TestSlotIsGone(t *testing.T) {
-	t.Parallel()
-	h := newHost(t)
-	a := id("a")
-	h.create(a)
-	h.stop()
-	h.Connect()
-	require.NoError(t, h.Network.Collect(t.Context(), nil))
-	h.start()
-	require.Equal(t, Failed, h.state(a))
-	require.Empty(t, h.Runtime.Running())
+	onEach(t, func(t *testing.T, h *host) {
+		a := id("a")
+		h.create(a)
+		h.stop()
+		h.Connect()
+		require.NoError(t, h.Network.Collect(t.Context(), nil))
+		h.start()
+		require.Equal(t, Failed, h.state(a))
+		require.Empty(t, h.Runtime.Running())
+	})
 }
 
 func TestHostReboot(t *testing.T) {
-	t.Parallel()
-	h := newHost(t)
-	running, paused, half := id("a"), id("b"), id("c")
-	for _, name := range []string{running, paused, half} {
-		h.create(name)
-		h.Runtime.Note(h.uid(name), "kept")
-	}
-	h.pause(paused)
-	h.stop()
-	for _, uid := range h.Runtime.Running() {
-		h.Runtime.Kill(uid, "reboot")
-	}
-	for _, name := range []string{running, paused, half} {
-		h.edit(name, func(j *journal) { j.BootID = "another" })
-	}
-	h.edit(half, func(j *journal) { j.State, j.Pending = Pausing, 1 })
-	h.Connect()
-	require.NoError(t, h.Network.Collect(t.Context(), nil))
-	h.start()
-	v, err := h.m.Get(running)
-	require.NoError(t, err)
-	require.Equal(t, Failed, v.State)
-	require.Equal(t, "the host was rebooted", v.Reason)
-	require.Greater(t, v.Generation, uint64(2))
-	require.Equal(t, Failed, h.state(half))
-	require.Equal(t, Paused, h.state(paused))
-	require.EqualValues(t, 4, h.sandbox(paused).journal().Generation, "above what a lost journal can have said")
-	h.resume(paused)
-	text, err := h.get(paused, "/notes")
-	require.NoError(t, err)
-	require.Equal(t, "kept", text)
-	h.restart()
-	require.EqualValues(t, 5, h.sandbox(paused).journal().Generation, "a restart is no reboot")
-	require.Equal(t, Running, h.state(paused))
+	onEach(t, func(t *testing.T, h *host) {
+		running, paused, half := id("a"), id("b"), id("c")
+		for _, name := range []string{running, paused, half} {
+			h.create(name)
+			h.Runtime.Note(h.uid(name), "kept")
+		}
+		h.pause(paused)
+		h.stop()
+		for _, uid := range h.Runtime.Running() {
+			h.Runtime.Kill(uid, "reboot")
+		}
+		for _, name := range []string{running, paused, half} {
+			h.edit(name, func(j *journal) { j.BootID = "another" })
+		}
+		h.edit(half, func(j *journal) { j.State, j.Pending = Pausing, 1 })
+		h.Connect()
+		require.NoError(t, h.Network.Collect(t.Context(), nil))
+		h.start()
+		v, err := h.m.Get(running)
+		require.NoError(t, err)
+		require.Equal(t, Failed, v.State)
+		require.Equal(t, "the host was rebooted", v.Reason)
+		require.Greater(t, v.Generation, uint64(2))
+		require.Equal(t, Failed, h.state(half))
+		require.Equal(t, Paused, h.state(paused))
+		require.EqualValues(t, 4, h.sandbox(paused).journal().Generation, "above what a lost journal can have said")
+		h.resume(paused)
+		text, err := h.get(paused, "/notes")
+		require.NoError(t, err)
+		require.Equal(t, "kept", text)
+		h.restart()
+		require.EqualValues(t, 5, h.sandbox(paused).journal().Generation, "a restart is no reboot")
+		require.Equal(t, Running, h.state(paused))
+	})
 }
 
 // What is half done when the agent dies is finished or undone by the next one.
@@ -159,29 +159,29 @@ func TestHalfDone(t *testing.T) {
 		}, Paused},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			h := newHost(t)
-			a := id("a")
-			c.before(h)
-			h.stop()
-			h.edit(a, func(j *journal) { c.change(h, j) })
-			h.Connect()
-			h.start()
-			if c.want == "" {
+			onEach(t, func(t *testing.T, h *host) {
+				a := id("a")
+				c.before(h)
+				h.stop()
+				h.edit(a, func(j *journal) { c.change(h, j) })
+				h.Connect()
+				h.start()
+				if c.want == "" {
+					h.empty()
+					return
+				}
+				require.Equal(t, c.want, h.state(a))
+				require.Empty(t, h.files("sandboxes/*/captures/.tmp*"))
+				if c.want == Paused {
+					require.Empty(t, h.Slots())
+					require.Empty(t, h.Runtime.Running())
+					h.resume(a)
+				}
+				h.answers(a)
+				h.pause(a)
+				h.destroy(a)
 				h.empty()
-				return
-			}
-			require.Equal(t, c.want, h.state(a))
-			require.Empty(t, h.files("sandboxes/*/captures/.tmp*"))
-			if c.want == Paused {
-				require.Empty(t, h.Slots())
-				require.Empty(t, h.Runtime.Running())
-				h.resume(a)
-			}
-			h.answers(a)
-			h.pause(a)
-			h.destroy(a)
-			h.empty()
+			})
 		})
 	}
 }
@@ -189,92 +189,92 @@ func TestHalfDone(t *testing.T) {
 // An agent that was killed after the commit of a pause, with the VM still there: the capture
 // counts, the VM ends.
 func TestCommittedPauseIsCompletedByTheNextAgent(t *testing.T) {
-	t.Parallel()
-	h := newHost(t)
-	a := id("a")
-	h.create(a)
-	h.Runtime.Note(h.uid(a), "kept")
-	h.Runtime.Fail("stop", 1, errors.New("it does not die"))
-	_, err := h.m.Pause(t.Context(), Operation{}, a, "test")
-	require.Error(t, err)
-	h.Runtime.Note(h.uid(a), "after the commit")
-	h.restart()
-	require.Equal(t, Paused, h.state(a))
-	require.Empty(t, h.Runtime.Running())
-	require.Empty(t, h.Slots())
-	h.resume(a)
-	text, err := h.get(a, "/notes")
-	require.NoError(t, err)
-	require.Equal(t, "kept", text)
+	onEach(t, func(t *testing.T, h *host) {
+		a := id("a")
+		h.create(a)
+		h.Runtime.Note(h.uid(a), "kept")
+		h.Runtime.Fail("stop", 1, errors.New("it does not die"))
+		_, err := h.m.Pause(t.Context(), Operation{}, a, "test")
+		require.Error(t, err)
+		h.Runtime.Note(h.uid(a), "after the commit")
+		h.restart()
+		require.Equal(t, Paused, h.state(a))
+		require.Empty(t, h.Runtime.Running())
+		require.Empty(t, h.Slots())
+		h.resume(a)
+		text, err := h.get(a, "/notes")
+		require.NoError(t, err)
+		require.Equal(t, "kept", text)
+	})
 }
 
 // A published capture that cannot be read is no reason to give up a sandbox that still runs.
 func TestUnreadableCaptureOfAPauseThatRunsOn(t *testing.T) {
-	t.Parallel()
-	h := newHost(t)
-	a := id("a")
-	h.create(a)
-	h.Runtime.Fail("stop", 1, errors.New("it does not die"))
-	_, err := h.m.Pause(t.Context(), Operation{}, a, "test")
-	require.Error(t, err)
-	h.stop()
-	require.NoError(t, os.WriteFile(filepath.Join(h.Data.Sandbox(a).Capture(1), "manifest.json"), nil, 0o600))
-	h.Connect()
-	h.start()
-	require.Equal(t, Running, h.state(a))
-	h.answers(a)
-	require.Empty(t, h.files("sandboxes/*/captures/*"))
-	h.pause(a)
-	h.resume(a)
+	onEach(t, func(t *testing.T, h *host) {
+		a := id("a")
+		h.create(a)
+		h.Runtime.Fail("stop", 1, errors.New("it does not die"))
+		_, err := h.m.Pause(t.Context(), Operation{}, a, "test")
+		require.Error(t, err)
+		h.stop()
+		require.NoError(t, os.WriteFile(filepath.Join(h.Data.Sandbox(a).Capture(1), "manifest.json"), nil, 0o600))
+		h.Connect()
+		h.start()
+		require.Equal(t, Running, h.state(a))
+		h.answers(a)
+		require.Empty(t, h.files("sandboxes/*/captures/*"))
+		h.pause(a)
+		h.resume(a)
+	})
 }
 
 // Somebody's data is not thrown away because its journal cannot be read.
 func TestDamagedJournal(t *testing.T) {
-	t.Parallel()
-	h := newHost(t)
-	a, b := id("a"), id("b")
-	h.create(a)
-	h.pause(a)
-	h.stop()
-	require.NoError(t, os.WriteFile(h.Data.Sandbox(a).Journal(), nil, 0o600))
-	require.NoError(t, os.Mkdir(h.Data.Sandbox(b).String(), 0o700))
-	other := filepath.Join(h.Data.Sandboxes(), "lost+found")
-	require.NoError(t, os.Mkdir(other, 0o700))
-	h.Connect()
-	h.start()
-	v, err := h.m.Get(a)
-	require.NoError(t, err)
-	require.Equal(t, Failed, v.State)
-	require.Contains(t, v.Reason, "journal is damaged")
-	require.EqualValues(t, 4, v.Generation, "no row takes it for older than what it knows")
-	require.NotEmpty(t, h.files("sandboxes/"+a+"/captures/1/*"))
-	_, err = h.m.Get(b)
-	require.Equal(t, fault.NotFound, fault.KindOf(err), "a create that never got so far")
-	require.NoDirExists(t, h.Data.Sandbox(b).String())
-	require.DirExists(t, other)
-	h.destroy(a)
-	require.NoError(t, os.Remove(other))
-	h.restart()
-	h.empty()
+	onEach(t, func(t *testing.T, h *host) {
+		a, b := id("a"), id("b")
+		h.create(a)
+		h.pause(a)
+		h.stop()
+		require.NoError(t, os.WriteFile(h.Data.Sandbox(a).Journal(), nil, 0o600))
+		require.NoError(t, os.Mkdir(h.Data.Sandbox(b).String(), 0o700))
+		other := filepath.Join(h.Data.Sandboxes(), "lost+found")
+		require.NoError(t, os.Mkdir(other, 0o700))
+		h.Connect()
+		h.start()
+		v, err := h.m.Get(a)
+		require.NoError(t, err)
+		require.Equal(t, Failed, v.State)
+		require.Contains(t, v.Reason, "journal is damaged")
+		require.EqualValues(t, 4, v.Generation, "no row takes it for older than what it knows")
+		require.NotEmpty(t, h.files("sandboxes/"+a+"/captures/1/*"))
+		_, err = h.m.Get(b)
+		require.Equal(t, fault.NotFound, fault.KindOf(err), "a create that never got so far")
+		require.NoDirExists(t, h.Data.Sandbox(b).String())
+		require.DirExists(t, other)
+		h.destroy(a)
+		require.NoError(t, os.Remove(other))
+		h.restart()
+		h.empty()
+	})
 }
 
 // The collector ends what nobody wants and nothing else.
 func TestCollect(t *testing.T) {
-	t.Parallel()
-	h := newHost(t)
-	h.create(id("a"))
-	mine := h.sandbox(id("a")).journal()
-	stray := sleeper(t, h.UIDs.UID(100))
-	wanted := sleeper(t, mine.UID)
-	other := sleeper(t, int(h.UIDs)-1)
-	require.NoError(t, h.m.collect(t.Context()))
-	require.Error(t, stray.Wait(), "killed")
-	for _, cmd := range []*exec.Cmd{wanted, other} {
-		require.NoError(t, cmd.Process.Signal(syscall.Signal(0)))
-		require.NoError(t, cmd.Process.Kill())
-		_ = cmd.Wait()
-	}
-	h.answers(id("a"))
+	onEach(t, func(t *testing.T, h *host) {
+		h.create(id("a"))
+		mine := h.sandbox(id("a")).journal()
+		stray := sleeper(t, h.UIDs.UID(100))
+		wanted := sleeper(t, mine.UID)
+		other := sleeper(t, int(h.UIDs)-1)
+		require.NoError(t, h.m.collect(t.Context()))
+		require.Error(t, stray.Wait(), "killed")
+		for _, cmd := range []*exec.Cmd{wanted, other} {
+			require.NoError(t, cmd.Process.Signal(syscall.Signal(0)))
+			require.NoError(t, cmd.Process.Kill())
+			_ = cmd.Wait()
+		}
+		h.answers(id("a"))
+	})
 }
 
 func sleeper(t *testing.T, uid int) *exec.Cmd {
@@ -288,41 +288,41 @@ func sleeper(t *testing.T, uid int) *exec.Cmd {
 
 // A uid that is not the installation's any more is not touched.
 func TestForeignUID(t *testing.T) {
-	t.Parallel()
-	h := newHost(t)
-	a := id("a")
-	h.create(a)
-	real := h.uid(a)
-	h.stop()
-	h.Runtime.Kill(real, "reboot")
-	h.edit(a, func(j *journal) { j.UID, j.BootID = int(h.UIDs)-5, "another" })
-	foreign := sleeper(t, int(h.UIDs)-5)
-	h.Connect()
-	h.start()
-	require.Equal(t, Failed, h.state(a))
-	require.Zero(t, h.sandbox(a).spec(h.m).UID)
-	h.destroy(a)
-	require.NoError(t, foreign.Process.Signal(syscall.Signal(0)))
-	require.NoError(t, foreign.Process.Kill())
-	_ = foreign.Wait()
+	onEach(t, func(t *testing.T, h *host) {
+		a := id("a")
+		h.create(a)
+		real := h.uid(a)
+		h.stop()
+		h.Runtime.Kill(real, "reboot")
+		h.edit(a, func(j *journal) { j.UID, j.BootID = int(h.UIDs)-5, "another" })
+		foreign := sleeper(t, int(h.UIDs)-5)
+		h.Connect()
+		h.start()
+		require.Equal(t, Failed, h.state(a))
+		require.Zero(t, h.sandbox(a).spec(h.m).UID)
+		h.destroy(a)
+		require.NoError(t, foreign.Process.Signal(syscall.Signal(0)))
+		require.NoError(t, foreign.Process.Kill())
+		_ = foreign.Wait()
+	})
 }
 
 // No secret of a sandbox is readable by others or gets into what is shown of it.
 func TestSecretsStayInside(t *testing.T) {
-	t.Parallel()
-	h := newHost(t)
-	a := id("a")
-	v := h.create(a)
-	h.pause(a)
-	raw, err := json.Marshal(v)
-	require.NoError(t, err)
-	j := h.sandbox(a).journal()
-	require.Len(t, j.AccessToken, 64)
-	require.NotContains(t, string(raw), j.AccessToken)
-	require.NotContains(t, string(raw), j.ControlToken)
-	for _, path := range h.files("sandboxes/" + a + "/*") {
-		st, err := os.Stat(path)
+	onEach(t, func(t *testing.T, h *host) {
+		a := id("a")
+		v := h.create(a)
+		h.pause(a)
+		raw, err := json.Marshal(v)
 		require.NoError(t, err)
-		require.Zero(t, st.Mode().Perm()&0o077, path)
-	}
+		j := h.sandbox(a).journal()
+		require.Len(t, j.AccessToken, 64)
+		require.NotContains(t, string(raw), j.AccessToken)
+		require.NotContains(t, string(raw), j.ControlToken)
+		for _, path := range h.files("sandboxes/" + a + "/*") {
+			st, err := os.Stat(path)
+			require.NoError(t, err)
+			require.Zero(t, st.Mode().Perm()&0o077, path)
+		}
+	})
 }

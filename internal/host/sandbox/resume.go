@@ -71,7 +71,7 @@ func (m *Manager) abandonResume(ctx context.Context, s *Sandbox) error {
 	if err := m.end(ctx, s); err != nil {
 		return err
 	}
-	if err := m.cfg.Runtime.Discard(ctx, s.spec(m)); err != nil {
+	if err := s.rt.Discard(ctx, s.spec(m)); err != nil {
 		return err
 	}
 	return m.vacate(ctx, s, true, func(j *journal) {
@@ -83,7 +83,7 @@ func (m *Manager) abandonResume(ctx context.Context, s *Sandbox) error {
 
 // compact merges a disk that has become too deep to open, and publishes the capture anew.
 func (m *Manager) compact(ctx context.Context, s *Sandbox, c runtime.Capture, man manifest) (runtime.Capture, error) {
-	record, changed, err := m.cfg.Runtime.Compact(ctx, s.spec(m), c)
+	record, changed, err := s.rt.Compact(ctx, s.spec(m), c)
 	if err != nil || !changed {
 		return c, err
 	}

@@ -18,6 +18,8 @@ import (
 // Sandbox is one sandbox of this host.
 type Sandbox struct {
 	dir paths.Sandbox
+	// rt runs it; one that this host does not have is stood in for.
+	rt runtime.Runtime
 	// gate is held for the whole of a transition; it is a channel so that waiting for it ends
 	// with the waiter's context.
 	gate chan struct{}
@@ -39,8 +41,8 @@ type Sandbox struct {
 	activeAt atomic.Pointer[time.Time]
 }
 
-func newSandbox(dir paths.Sandbox, j journal) *Sandbox {
-	s := &Sandbox{dir: dir, j: j, gate: make(chan struct{}, 1)}
+func newSandbox(dir paths.Sandbox, j journal, rt runtime.Runtime) *Sandbox {
+	s := &Sandbox{dir: dir, rt: rt, j: j, gate: make(chan struct{}, 1)}
 	s.touch(j.ActiveAt)
 	return s
 }
@@ -173,6 +175,9 @@ func (s *Sandbox) View() View {
 		IdleTimeout: j.IdleTimeout, Runtime: j.Runtime, Isolation: j.Isolation,
 		CreatedAt: j.CreatedAt, ActiveAt: *s.activeAt.Load(),
 		Phases: j.Phases, Usage: j.Usage,
+	}
+	if a, is := s.rt.(*absent); is && j.State != Failed {
+		v.Reason = a.reason()
 	}
 	if in != nil && j.State == Running {
 		if u, err := in.Usage(); err == nil {

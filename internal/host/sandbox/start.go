@@ -26,7 +26,9 @@ type source struct {
 	capture *runtime.Capture
 	// controlToken is what the guest in the capture, or the one that boots, accepts first.
 	controlToken string
-	initrd       string
+	// A boot brings the guest agent in an initramfs, or as a program for the runtime to start.
+	initrd string
+	guest  runtime.Guest
 	// grow: the disk is larger than the file system on it.
 	grow bool
 }
@@ -70,7 +72,7 @@ func (m *Manager) start(ctx context.Context, s *Sandbox, src source, clock *stop
 func (m *Manager) claimSlot(ctx context.Context, s *Sandbox) (*network.Slot, error) {
 	m.starting.RLock()
 	defer m.starting.RUnlock()
-	slot, err := m.cfg.Network.Acquire(ctx, s.ID())
+	slot, err := m.cfg.Network.Acquire(ctx, s.ID(), PortOf(s.rt))
 	if err != nil {
 		return nil, err
 	}
@@ -85,18 +87,18 @@ func (m *Manager) claimSlot(ctx context.Context, s *Sandbox) (*network.Slot, err
 
 // launch starts the runtime's instance and writes down how to find it again.
 func (m *Manager) launch(ctx context.Context, s *Sandbox, slot *network.Slot, src source) error {
-	tap, err := slot.Tap()
+	spec := s.spec(m)
+	unplug, err := plug(&spec, slot, s.rt)
 	if err != nil {
 		return err
 	}
-	defer tap.Close()
-	spec := s.spec(m)
-	spec.Port.Tap, spec.Initrd = tap, src.initrd
+	defer unplug()
 	var in runtime.Instance
 	if src.capture == nil {
-		in, err = m.cfg.Runtime.Boot(ctx, spec, runtime.BootOptions{})
+		spec.Initrd, spec.Guest = src.initrd, src.guest
+		in, err = s.rt.Boot(ctx, spec, runtime.BootOptions{})
 	} else {
-		in, err = m.cfg.Runtime.Restore(ctx, spec, *src.capture)
+		in, err = s.rt.Restore(ctx, spec, *src.capture)
 	}
 	if err != nil {
 		return err

@@ -19,19 +19,24 @@ import (
 // warmHostname is what a template's VM is called before it becomes a sandbox.
 const warmHostname = "roost"
 
-// warmDiskMB is the size of the disk that a template's memory is made with: the default, so
-// that most sandboxes need no growing, or the template's own where that is larger.
-func warmDiskMB(t image.Template) int {
-	return max(DefaultDiskSizeMB, int((t.DiskBytes+1<<20-1)>>20))
+// warmSize is the size that a template's memory is made with. Where a disk can grow after a
+// restore it has the default size, so that most sandboxes need no growing, or the template's own
+// where that is larger; elsewhere it has the size that is asked for.
+func warmSize(rt runtime.Runtime, r runtime.Resources, t image.Template) runtime.Resources {
+	if !rt.Capabilities().FixedDisk {
+		r.DiskSizeMB = max(DefaultDiskSizeMB, int((t.DiskBytes+1<<20-1)>>20))
+	}
+	return r
 }
 
-// warmSource is the template's memory for a size; the first start of a size makes it.
-func (m *Manager) warmSource(ctx context.Context, r runtime.Resources, t image.Template, report Report) (source, error) {
-	key := m.warmKey(r, t)
+// warmSource is the template's memory for a runtime and size; the first start makes it.
+func (m *Manager) warmSource(ctx context.Context, rt runtime.Runtime, r runtime.Resources, t image.Template, report Report) (source, error) {
+	size := warmSize(rt, r, t)
+	key := m.warmKey(rt, size, t)
 	w, err := m.cfg.Images.Warm(t, key)
 	if fault.Is(err, fault.NotFound) {
-		report("warm", fmt.Sprintf("first start of %s with %d vCPU and %d MB: booting once and keeping its memory", t.Name, r.VCPUs, r.MemoryMB))
-		w, err = m.makeWarm(ctx, key, r, t)
+		report("warm", firstStart(rt, size, t))
+		w, err = m.makeWarm(ctx, rt, key, size, t)
 	}
 	if err != nil {
 		return source{}, err
@@ -43,30 +48,47 @@ func (m *Manager) warmSource(ctx context.Context, r runtime.Resources, t image.T
 	}, nil
 }
 
-// Warm makes the memory of a size unless it is there.
+// firstStart says why a start takes longer than the next one of its kind.
+func firstStart(rt runtime.Runtime, r runtime.Resources, t image.Template) string {
+	size := fmt.Sprintf("%d vCPU and %d MB", r.VCPUs, r.MemoryMB)
+	if rt.Capabilities().FixedDisk {
+		size = fmt.Sprintf("%d vCPU, %d MB and a disk of %d MB", r.VCPUs, r.MemoryMB, r.DiskSizeMB)
+	}
+	return fmt.Sprintf("first start of %s in %s with %s: booting once and keeping its memory", t.Name, rt.Name(), size)
+}
+
+// Warm makes the memory of a size in the host's best runtime unless it is there.
 func (m *Manager) Warm(ctx context.Context, template string, r runtime.Resources) error {
 	t, err := m.cfg.Images.Template(template)
 	if err != nil {
 		return err
 	}
-	_, err = m.warmSource(ctx, r, t, func(string, string) {})
+	rt, err := m.choose("")
+	if err != nil {
+		return err
+	}
+	_, err = m.warmSource(ctx, rt, r, t, func(string, string) {})
 	return err
 }
 
 // warmKey names everything that a template's memory depends on.
-func (m *Manager) warmKey(r runtime.Resources, t image.Template) image.WarmKey {
-	id := m.cfg.Runtime.Identity()
-	return image.WarmKey{
+func (m *Manager) warmKey(rt runtime.Runtime, r runtime.Resources, t image.Template) image.WarmKey {
+	id := rt.Identity()
+	key := image.WarmKey{
 		Image: t.Digest, Kernel: t.Kernel.SHA256, Cmdline: id["cmdline"], Guest: m.cfg.GuestDigest,
 		Boot:    t.BootConfig(bootConfig("")).Digest(),
 		Runtime: id["driver"] + " " + id["build"] + " " + id["disk"], Machine: id["machine"], CPU: id["cpu"],
 		VCPUs: r.VCPUs, MemoryMB: r.MemoryMB,
 	}
+	if rt.Capabilities().FixedDisk {
+		key.DiskMB = r.DiskSizeMB
+	}
+	return key
 }
 
 // makeWarm boots the template once for all who ask for the same size at the same time. One
 // caller that gives up does not take it from the others.
-func (m *Manager) makeWarm(ctx context.Context, key image.WarmKey, r runtime.Resources, t image.Template) (image.Warm, error) {
+func (m *Manager) makeWarm(ctx context.Context, rt runtime.Runtime, key image.WarmKey, r runtime.Resources, t image.Template) (image.Warm, error) {
 	done := m.warm.DoChan(key.ID(), func() (any, error) {
 		ctx, end, err := m.call(context.WithoutCancel(ctx))
 		if err != nil {
@@ -75,7 +97,7 @@ func (m *Manager) makeWarm(ctx context.Context, key image.WarmKey, r runtime.Res
 		defer end()
 		ctx, cancel := context.WithTimeout(ctx, bootTimeout)
 		defer cancel()
-		w, err := m.bootWarm(ctx, key, r, t)
+		w, err := m.bootWarm(ctx, rt, key, r, t)
 		return w, explain(ctx, err)
 	})
 	select {
@@ -89,7 +111,7 @@ func (m *Manager) makeWarm(ctx context.Context, key image.WarmKey, r runtime.Res
 	}
 }
 
-func (m *Manager) bootWarm(ctx context.Context, key image.WarmKey, r runtime.Resources, t image.Template) (_ image.Warm, err error) {
+func (m *Manager) bootWarm(ctx context.Context, rt runtime.Runtime, key image.WarmKey, r runtime.Resources, t image.Template) (_ image.Warm, err error) {
 	stage, err := m.cfg.Images.StageWarm(key)
 	if err != nil {
 		return image.Warm{}, err
@@ -98,25 +120,25 @@ func (m *Manager) bootWarm(ctx context.Context, key image.WarmKey, r runtime.Res
 	// A template's VM is always taken down; only its stage may be published.
 	defer func() { err = errors.Join(err, undos.Rollback(ctx)) }()
 	undos.Push("abort stage", func(context.Context) error { return stage.Abort() })
-	slot, err := m.buildSlot(ctx, &undos)
+	slot, err := m.buildSlot(ctx, PortOf(rt), &undos)
 	if err != nil {
 		return image.Warm{}, err
 	}
 	token := newToken()
-	record, err := m.captureTemplate(ctx, stage.Dir, slot, token, r, t, &undos)
+	record, err := m.captureTemplate(ctx, rt, stage.Dir, slot, token, r, t, &undos)
 	if err != nil {
 		return image.Warm{}, err
 	}
 	return stage.Publish(image.Warm{
-		Record: record, ControlToken: token, DiskBytes: int64(warmDiskMB(t)) << 20,
+		Record: record, ControlToken: token, DiskBytes: int64(r.DiskSizeMB) << 20,
 	})
 }
 
 // buildSlot takes a slot that no journal names; the collector knows it from m.building.
-func (m *Manager) buildSlot(ctx context.Context, undos *undo.Stack) (*network.Slot, error) {
+func (m *Manager) buildSlot(ctx context.Context, kind network.PortKind, undos *undo.Stack) (*network.Slot, error) {
 	m.starting.RLock()
 	defer m.starting.RUnlock()
-	slot, err := m.cfg.Network.Acquire(ctx, "template-"+randomHex(4))
+	slot, err := m.cfg.Network.Acquire(ctx, "template-"+randomHex(4), kind)
 	if err != nil {
 		return nil, err
 	}
@@ -138,34 +160,32 @@ func (m *Manager) buildSlot(ctx context.Context, undos *undo.Stack) (*network.Sl
 }
 
 // captureTemplate boots the template until its guest answers and captures it.
-func (m *Manager) captureTemplate(ctx context.Context, dir string, slot *network.Slot, token string, r runtime.Resources, t image.Template, undos *undo.Stack) ([]byte, error) {
-	tap, err := slot.Tap()
-	if err != nil {
-		return nil, err
-	}
-	defer tap.Close()
+func (m *Manager) captureTemplate(ctx context.Context, rt runtime.Runtime, dir string, slot *network.Slot, token string, r runtime.Resources, t image.Template, undos *undo.Stack) ([]byte, error) {
 	run, err := os.MkdirTemp(m.cfg.Data.Trash(), "boot-")
 	if err != nil {
 		return nil, fault.Wrap(err, "make", "boot directory")
 	}
 	undos.Push("remove boot directory", func(context.Context) error { return os.RemoveAll(run) })
-	r.DiskSizeMB = warmDiskMB(t)
-	spec := runtime.Spec{
-		ID: "template", Resources: r, RunDir: run, DiskDir: dir,
-		Initrd: filepath.Join(run, "initrd"), UID: m.cfg.UIDs.UID(slot.Index()),
-		Template: runtime.Template{Digest: t.Digest, Kernel: t.KernelPath(), Disk: t.DiskPath(), DiskBytes: t.DiskBytes},
-		Port:     runtime.Port{Tap: tap, MAC: network.GuestMAC.String()},
-	}
-	if err := m.cfg.Images.Initrd(t, m.cfg.GuestPath, t.BootConfig(bootConfig(token)), spec.Initrd); err != nil {
+	src, err := m.bootFrom(rt, t, token, run)
+	if err != nil {
 		return nil, err
 	}
-	in, err := m.cfg.Runtime.Boot(ctx, spec, runtime.BootOptions{Template: true})
+	spec := runtime.Spec{
+		ID: "template", Resources: r, RunDir: run, DiskDir: dir, UID: m.cfg.UIDs.UID(slot.Index()),
+		Template: bootable(t), Initrd: src.initrd, Guest: src.guest,
+	}
+	unplug, err := plug(&spec, slot, rt)
+	if err != nil {
+		return nil, err
+	}
+	defer unplug()
+	in, err := rt.Boot(ctx, spec, runtime.BootOptions{Template: true})
 	if err != nil {
 		return nil, err
 	}
 	undos.Push("stop template", in.Stop)
 	live := untilExit(ctx, in)
-	if err := settleTemplate(live, slot, token); err != nil {
+	if err := settleTemplate(live, slot, token, src.grow); err != nil {
 		return nil, withConsole(explain(live, err), in)
 	}
 	if err := in.Freeze(ctx); err != nil {
@@ -175,25 +195,46 @@ func (m *Manager) captureTemplate(ctx context.Context, dir string, slot *network
 	return record, err
 }
 
-// settleTemplate waits for the guest, grows its file system and freezes its (no) user
-// processes, and closes all connections, so that no capture holds one.
-func settleTemplate(ctx context.Context, slot *network.Slot, token string) error {
+// settleTemplate waits for the guest, grows its file system where it has to and freezes its (no)
+// user processes, and closes all connections, so that no capture holds one.
+func settleTemplate(ctx context.Context, slot *network.Slot, token string, grow bool) error {
 	guest := guestclient.New(slot.Dial, token)
 	defer guest.Close()
 	if err := guest.WaitReady(ctx); err != nil {
 		return err
 	}
-	if _, err := guest.Grow(ctx); err != nil {
-		return err
+	if grow {
+		if _, err := guest.Grow(ctx); err != nil {
+			return err
+		}
 	}
 	return guest.Freeze(ctx, freezeSync)
 }
 
 // bootSource prepares a cold boot of a sandbox of its own.
 func (m *Manager) bootSource(s *Sandbox, t image.Template) (source, error) {
-	src := source{controlToken: newToken(), initrd: filepath.Join(s.dir.Run(), "initrd"), grow: true}
-	err := m.cfg.Images.Initrd(t, m.cfg.GuestPath, t.BootConfig(bootConfig(src.controlToken)), src.initrd)
-	return src, err
+	return m.bootFrom(s.rt, t, newToken(), s.dir.Run())
+}
+
+// bootFrom brings the guest agent to a boot: in an initramfs in dir, or as a program.
+func (m *Manager) bootFrom(rt runtime.Runtime, t image.Template, token, dir string) (source, error) {
+	caps, cfg := rt.Capabilities(), t.BootConfig(bootConfig(token))
+	src := source{controlToken: token, grow: !caps.FixedDisk}
+	if !caps.GuestBoots {
+		src.guest = runtime.Guest{
+			Path: m.cfg.GuestPath, Token: token, Hostname: cfg.Hostname, DNS: cfg.DNS, DefaultUser: t.DefaultUser,
+		}
+		return src, nil
+	}
+	src.initrd = filepath.Join(dir, "initrd")
+	return src, m.cfg.Images.Initrd(t, m.cfg.GuestPath, cfg, src.initrd)
+}
+
+// bootable is a template as a runtime takes it.
+func bootable(t image.Template) runtime.Template {
+	return runtime.Template{
+		Digest: t.Digest, Kernel: t.KernelPath(), Disk: t.DiskPath(), DiskBytes: t.DiskBytes, Tree: t.TreePath(),
+	}
 }
 
 // bootConfig is what every guest is told before anybody can talk to it.

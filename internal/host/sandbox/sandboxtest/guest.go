@@ -82,6 +82,9 @@ func (g *guest) Restore(_ context.Context, req *connect.Request[guestv1.RestoreR
 		return nil, connect.NewError(connect.CodeInternal, err)
 	}
 	m := req.Msg
+	if m.GetGrow() && g.rt.kind.Caps.FixedDisk {
+		return nil, errFixed
+	}
 	g.mem.Control, g.mem.Access, g.mem.Generation = m.GetControlToken(), m.GetAccessToken(), m.GetGeneration()
 	g.mem.Hostname, g.mem.MachineID, g.mem.Frozen = m.GetHostname(), m.GetMachineId(), true
 	return connect.NewResponse(&guestv1.RestoreResponse{
@@ -100,8 +103,13 @@ func (g *guest) Thaw(_ context.Context, req *connect.Request[guestv1.ThawRequest
 	return control(g, req.Header(), "guest.thaw", &guestv1.ThawResponse{}, func() { g.mem.Frozen = false })
 }
 
+var errFixed = connect.NewError(connect.CodeInternal, errText("this disk cannot grow"))
+
 // Grow does nothing: there is no file system.
 func (g *guest) Grow(_ context.Context, req *connect.Request[guestv1.GrowRequest]) (*connect.Response[guestv1.GrowResponse], error) {
+	if g.rt.kind.Caps.FixedDisk {
+		return nil, errFixed
+	}
 	return control(g, req.Header(), "guest.grow", &guestv1.GrowResponse{}, func() {})
 }
 

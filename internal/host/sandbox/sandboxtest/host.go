@@ -10,6 +10,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -19,6 +21,7 @@ import (
 	"github.com/roosthq/roost/internal/host/image"
 	"github.com/roosthq/roost/internal/host/network"
 	"github.com/roosthq/roost/internal/host/paths"
+	"github.com/roosthq/roost/internal/host/runtime"
 	"github.com/roosthq/roost/internal/host/uids"
 )
 
@@ -30,9 +33,11 @@ var installations atomic.Int32
 
 // Host is one machine under test.
 type Host struct {
-	Data    paths.Data
-	Images  *image.Store
-	Runtime *Runtime
+	Data   paths.Data
+	Images *image.Store
+	// Runtime is the best one of the host, and Runtimes are all.
+	Runtime  *Runtime
+	Runtimes []*Runtime
 	// UIDs lie outside of what installations use: nothing else runs under them.
 	UIDs uids.Block
 	// Network of the agent that runs now.
@@ -45,8 +50,9 @@ type Host struct {
 	ns *namespace
 }
 
-// New makes a host; everything of it goes with the test.
-func New(t testing.TB) *Host {
+// New makes a host whose runtimes are of the kinds, best first, or one VM; everything of it goes
+// with the test.
+func New(t testing.TB, kinds ...Kind) *Host {
 	t.Helper()
 	require.Zero(t, os.Geteuid(), "these tests make network namespaces and taps: run them as root")
 	dir, err := os.MkdirTemp("", "roost-sb-") //nolint:usetesting // short: sockets lie below it
@@ -54,9 +60,16 @@ func New(t testing.TB) *Host {
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
 	n := int(installations.Add(1))
 	h := &Host{
-		Data: paths.Data(dir), Runtime: newRuntime(t), UIDs: uids.Block(2_000_000 + n*uids.BlockSize),
+		Data: paths.Data(dir), UIDs: uids.Block(2_000_000 + n*uids.BlockSize),
 		Installation: installationID(n), Log: slog.New(slog.NewTextHandler(io.Discard, nil)), t: t,
 	}
+	if len(kinds) == 0 {
+		kinds = []Kind{VM}
+	}
+	for _, k := range kinds {
+		h.Runtimes = append(h.Runtimes, newRuntime(t, k, filepath.Join(dir, "builds", k.Name)))
+	}
+	h.Runtime = h.Runtimes[0]
 	h.ns, err = newNamespace()
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, h.ns.close()) })
@@ -65,7 +78,9 @@ func New(t testing.TB) *Host {
 	require.NoError(t, err)
 	h.Connect()
 	t.Cleanup(func() {
-		h.Runtime.killAll()
+		for _, rt := range h.Runtimes {
+			rt.killAll()
+		}
 		require.NoError(t, h.Network.Uninstall(context.WithoutCancel(t.Context())))
 	})
 	return h
@@ -74,6 +89,15 @@ func New(t testing.TB) *Host {
 func installationID(n int) string {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%d %d", os.Getpid(), n))
 	return hex.EncodeToString(sum[:2])
+}
+
+// All are the host's runtimes as its manager takes them.
+func (h *Host) All() []runtime.Runtime {
+	var out []runtime.Runtime
+	for _, rt := range h.Runtimes {
+		out = append(out, rt)
+	}
+	return out
 }
 
 // Connect starts the network of a (new) agent.
@@ -93,7 +117,8 @@ func (h *Host) Slots() []string {
 	h.t.Helper()
 	found, err := filepath.Glob("/run/netns/roost-" + h.Installation + "-*")
 	require.NoError(h.t, err)
-	return found
+	// A port's namespace goes with its slot's.
+	return slices.DeleteFunc(found, func(name string) bool { return strings.HasSuffix(name, "p") })
 }
 
 // writeTemplate writes a template of a few bytes as package image keeps them.
@@ -112,7 +137,7 @@ func writeTemplate(dir string) error {
 	t := image.Template{
 		Name: Template, Digest: hex.EncodeToString(digest[:]), CreatedAt: time.Now().UTC(), DefaultUser: "user",
 		Kernel: file("vmlinuz", "kernel"), Modules: []image.File{file("virtio.ko", "module")},
-		Disk: file("disk.ext4", "disk"), DiskBytes: 1 << 30,
+		Disk: file("disk.ext4", "disk"), DiskBytes: 1 << 30, Tree: file("tree.erofs", "tree"),
 	}
 	raw, err := json.Marshal(t)
 	if err != nil {

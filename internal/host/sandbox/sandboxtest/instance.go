@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -17,6 +18,7 @@ type instance struct {
 	rt       *Runtime
 	vm       *vm
 	stack    []string
+	template bool
 	detached atomic.Bool
 }
 
@@ -38,14 +40,16 @@ func (in *instance) Record() (json.RawMessage, error) {
 	if err := in.rt.hit("record"); err != nil {
 		return nil, err
 	}
-	return json.Marshal(handle{UID: in.vm.uid, Stack: in.stack})
+	return json.Marshal(handle{UID: in.vm.uid, Stack: in.stack, Build: in.vm.build})
 }
 
 func (in *instance) Freeze(ctx context.Context) error {
 	if err := in.usable(ctx, "freeze"); err != nil {
 		return err
 	}
-	in.vm.wire.set(true)
+	if in.rt.kind.Caps.FreezesGuest {
+		in.vm.wire.set(true)
+	}
 	return nil
 }
 
@@ -68,7 +72,10 @@ func (in *instance) Capture(ctx context.Context, dir string, opts runtime.Captur
 	if err := os.WriteFile(filepath.Join(dir, memoryFile), raw, 0o600); err != nil {
 		return nil, runtime.CaptureStats{}, err
 	}
-	rec := record{Memory: []string{memoryFile}}
+	rec := record{Memory: []string{memoryFile}, Build: in.vm.build}
+	if in.rt.kind.Caps.FixedDisk {
+		return in.captureWhole(rec, len(raw))
+	}
 	if opts.Parent != nil {
 		old, err := in.rt.parse(*opts.Parent)
 		if err != nil {
@@ -83,6 +90,17 @@ func (in *instance) Capture(ctx context.Context, dir string, opts runtime.Captur
 	rec.Disk = append(append([]string(nil), in.stack...), live)
 	out, err := json.Marshal(rec)
 	return out, runtime.CaptureStats{BytesWritten: int64(len(raw))}, err
+}
+
+// captureWhole is a capture with memory and disk in one; a template's leaves nothing else.
+func (in *instance) captureWhole(rec record, size int) (json.RawMessage, runtime.CaptureStats, error) {
+	rec.DiskMB = in.vm.diskMB
+	out, err := json.Marshal(rec)
+	if in.template {
+		in.rt.kill(in.vm.uid, "killed", true)
+		err = errors.Join(err, os.RemoveAll(in.vm.live))
+	}
+	return out, runtime.CaptureStats{BytesWritten: int64(size)}, err
 }
 
 func (in *instance) Stop(ctx context.Context) error {

@@ -37,6 +37,26 @@ func newNamespace() (*namespace, error) {
 	return ns, err
 }
 
+// openNamespace opens one that has a name.
+func openNamespace(path string) (*namespace, error) {
+	f, err := os.Open(path)
+	return &namespace{file: f}, err
+}
+
+// up brings eth0 up or down.
+func (n *namespace) up(up bool) error {
+	return n.do(func() error {
+		link, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		if up {
+			return netlink.LinkSetUp(link)
+		}
+		return netlink.LinkSetDown(link)
+	})
+}
+
 func (n *namespace) path() string { return fmt.Sprintf("/proc/self/fd/%d", n.file.Fd()) }
 
 func (n *namespace) close() error { return n.file.Close() }

@@ -16,25 +16,50 @@ import (
 	"github.com/roosthq/roost/internal/host/runtime"
 )
 
+// Kind of a fake runtime.
+type Kind struct {
+	Name      string
+	Isolation runtime.Isolation
+	Caps      runtime.Capabilities
+}
+
+// VM is like a microVM and Sentry like gVisor, whose captures hold memory and disk in one and
+// need the build that made them.
+var (
+	VM = Kind{Name: "fake", Isolation: runtime.Emulated, Caps: runtime.Capabilities{
+		GuestBoots: true, FreezesGuest: true,
+	}}
+	Sentry = Kind{Name: "sentry", Isolation: runtime.Sentry, Caps: runtime.Capabilities{
+		TakesNamespace: true, FixedDisk: true,
+	}}
+)
+
 // Runtime keeps runtime.Runtime's contract.
 type Runtime struct {
-	t  testing.TB
-	mu sync.Mutex
+	t    testing.TB
+	kind Kind
+	// builds is where a Sentry keeps its builds.
+	builds string
+	mu     sync.Mutex
+	build  string
 	// vms by uid: what runs on the host.
 	vms   map[int]*vm
 	hooks map[string]func(context.Context) error
 	boots int
 }
 
-var _ runtime.Runtime = (*Runtime)(nil)
+var (
+	_ runtime.Runtime = (*Runtime)(nil)
+	_ runtime.Keeper  = (*Runtime)(nil)
+)
 
-func newRuntime(t testing.TB) *Runtime {
-	return &Runtime{t: t, vms: map[int]*vm{}, hooks: map[string]func(context.Context) error{}}
+func newRuntime(t testing.TB, kind Kind, builds string) *Runtime {
+	return &Runtime{t: t, kind: kind, builds: builds, vms: map[int]*vm{}, hooks: map[string]func(context.Context) error{}}
 }
 
 // On runs f at a step: "boot", "restore", "adopt", "compact", "discard", "reap", "record",
 // "freeze", "thaw", "capture", "stop", "guest.restore", "guest.freeze", "guest.thaw",
-// "guest.stats". Its error is the step's. A nil f takes it away.
+// "guest.stats", "files", "needed", "retire". Its error is the step's. A nil f takes it away.
 func (r *Runtime) On(step string, f func(context.Context) error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -127,44 +152,72 @@ func (r *Runtime) killAll() {
 }
 
 // Name implements runtime.Runtime.
-func (r *Runtime) Name() string { return "fake" }
+func (r *Runtime) Name() string { return r.kind.Name }
 
 // Isolation implements runtime.Runtime.
-func (r *Runtime) Isolation() runtime.Isolation { return runtime.Emulated }
+func (r *Runtime) Isolation() runtime.Isolation { return r.kind.Isolation }
 
 // Capabilities implements runtime.Runtime.
-func (r *Runtime) Capabilities() runtime.Capabilities { return runtime.Capabilities{} }
+func (r *Runtime) Capabilities() runtime.Capabilities { return r.kind.Caps }
 
 // Identity implements runtime.Runtime.
-func (r *Runtime) Identity() map[string]string { return map[string]string{"driver": "fake"} }
+func (r *Runtime) Identity() map[string]string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return map[string]string{"driver": r.kind.Name, "build": filepath.Base(r.build)}
+}
 
 // record is what a capture says of itself.
 type record struct {
 	// Disk are the layers, bottom first; Memory the files that memory is made of.
 	Disk   []string `json:"disk"`
 	Memory []string `json:"memory"`
+	// Build and DiskMB are what a Sentry's capture is bound to.
+	Build  string `json:"build"`
+	DiskMB int    `json:"disk_mb"`
 }
 
 const memoryFile = "memory.layer"
 
 // Boot implements runtime.Runtime.
-func (r *Runtime) Boot(ctx context.Context, spec runtime.Spec, _ runtime.BootOptions) (runtime.Instance, error) {
+func (r *Runtime) Boot(ctx context.Context, spec runtime.Spec, opts runtime.BootOptions) (runtime.Instance, error) {
 	if err := r.at(ctx, "boot"); err != nil {
 		return nil, err
 	}
 	r.mu.Lock()
 	r.boots++
 	r.mu.Unlock()
-	raw, err := os.ReadFile(spec.Initrd)
+	mem, err := r.guestOf(spec)
 	if err != nil {
 		return nil, err
 	}
-	in, err := r.start(spec, nil, Memory{Control: tokenIn(raw), Frozen: true})
+	in, err := r.start(spec, nil, mem, r.current())
 	if err != nil {
 		return nil, err
 	}
+	in.template = opts.Template
 	in.vm.wire.set(false)
 	return in, nil
+}
+
+// guestOf is what the guest of a boot knows: the spec must bring what this kind needs, and
+// nothing else.
+func (r *Runtime) guestOf(spec runtime.Spec) (Memory, error) {
+	if !r.kind.Caps.GuestBoots {
+		g := spec.Guest
+		if spec.Initrd != "" || g.Path == "" || g.Token == "" || g.Hostname == "" || g.DNS == "" || g.DefaultUser == "" {
+			return Memory{}, fmt.Errorf("the spec's guest is %+v, its initramfs %q", g, spec.Initrd)
+		}
+		if _, err := os.Stat(spec.Template.Tree); err != nil {
+			return Memory{}, err
+		}
+		return Memory{Control: g.Token, Frozen: true}, nil
+	}
+	if spec.Guest != (runtime.Guest{}) {
+		return Memory{}, fmt.Errorf("a guest that boots was given as %+v", spec.Guest)
+	}
+	raw, err := os.ReadFile(spec.Initrd)
+	return Memory{Control: tokenIn(raw), Frozen: true}, err
 }
 
 // Restore implements runtime.Runtime.
@@ -176,7 +229,10 @@ func (r *Runtime) Restore(ctx context.Context, spec runtime.Spec, from runtime.C
 	if err != nil {
 		return nil, err
 	}
-	for _, path := range append(slices.Clone(rec.Disk), rec.Memory...) {
+	if r.kind.Caps.FixedDisk && rec.DiskMB != spec.Resources.DiskSizeMB {
+		return nil, fmt.Errorf("the capture's disk has %d MB, not %d", rec.DiskMB, spec.Resources.DiskSizeMB)
+	}
+	for _, path := range rec.files() {
 		if _, err := os.Stat(path); err != nil {
 			return nil, err
 		}
@@ -189,14 +245,15 @@ func (r *Runtime) Restore(ctx context.Context, spec runtime.Spec, from runtime.C
 	if err != nil {
 		return nil, err
 	}
-	in, err := r.start(spec, rec.Disk, mem)
+	in, err := r.start(spec, rec.Disk, mem, rec.Build)
 	if err != nil {
 		return nil, err
 	}
+	in.vm.wire.set(r.kind.Caps.FreezesGuest)
 	return in, nil
 }
 
-func (r *Runtime) start(spec runtime.Spec, stack []string, mem Memory) (*instance, error) {
+func (r *Runtime) start(spec runtime.Spec, stack []string, mem Memory, build string) (*instance, error) {
 	if old := r.vm(spec.UID); old != nil || spec.UID == 0 {
 		return nil, fmt.Errorf("uid %d is not free", spec.UID)
 	}
@@ -204,17 +261,26 @@ func (r *Runtime) start(spec runtime.Spec, stack []string, mem Memory) (*instanc
 	if slices.Contains(stack, live) {
 		return nil, errors.New("the live disk would replace a layer that it stands on")
 	}
-	if err := os.WriteFile(live, nil, 0o600); err != nil {
+	if err := r.makeLive(live); err != nil {
 		return nil, err
 	}
 	v, err := startVM(r, spec, live, mem)
 	if err != nil {
-		return nil, errors.Join(err, os.Remove(live))
+		return nil, errors.Join(err, os.RemoveAll(live))
 	}
+	v.build = build
 	r.mu.Lock()
 	r.vms[spec.UID] = v
 	r.mu.Unlock()
 	return &instance{rt: r, vm: v, stack: stack}, nil
+}
+
+// makeLive makes a live disk: a file, or with a kernel that is a process a directory of its own.
+func (r *Runtime) makeLive(path string) error {
+	if r.kind.Caps.GuestBoots {
+		return os.WriteFile(path, nil, 0o600)
+	}
+	return errors.Join(os.Mkdir(path, 0o700), os.WriteFile(filepath.Join(path, "filestore"), make([]byte, 8192), 0o600))
 }
 
 func livePath(spec runtime.Spec) string {
@@ -240,6 +306,7 @@ func (r *Runtime) parse(c runtime.Capture) (record, error) {
 type handle struct {
 	UID   int      `json:"uid"`
 	Stack []string `json:"stack"`
+	Build string   `json:"build"`
 }
 
 // Adopt implements runtime.Runtime.
@@ -266,10 +333,7 @@ func (r *Runtime) Discard(ctx context.Context, spec runtime.Spec) error {
 	if err := r.Reap(ctx, spec); err != nil {
 		return err
 	}
-	if err := os.Remove(livePath(spec)); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	return nil
+	return os.RemoveAll(livePath(spec))
 }
 
 // Reap implements runtime.Runtime.
@@ -307,7 +371,15 @@ func (r *Runtime) ConsoleOf(runtime.Spec) ([]byte, error) { return []byte("conso
 // Files implements runtime.Runtime.
 func (r *Runtime) Files(c runtime.Capture) ([]string, error) {
 	rec, err := r.parse(c)
-	return append(rec.Disk, rec.Memory...), err
+	return rec.files(), errors.Join(err, r.hit("files"))
+}
+
+func (rec record) files() []string {
+	out := append(slices.Clone(rec.Disk), rec.Memory...)
+	if rec.Build != "" {
+		out = append(out, rec.Build)
+	}
+	return out
 }
 
 // Cut takes the network from a uid's VM, or gives it back: its guest neither hears nor answers.

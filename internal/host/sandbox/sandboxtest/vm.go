@@ -13,16 +13,23 @@ import (
 
 // vm is one VM: it lives until it is killed, whoever holds it.
 type vm struct {
-	uid   int
-	live  string
-	guest *guest
-	ns    *namespace
-	wire  *wire
+	uid    int
+	live   string
+	build  string
+	diskMB int
+	guest  *guest
+	ns     *namespace
+	wire   line
 
 	once   sync.Once
 	exited chan struct{}
 	exit   runtime.Exit
-	wg     sync.WaitGroup
+}
+
+// line is what a VM hangs on. Once it has ended nothing passes, no goodbye either.
+type line interface {
+	set(cut bool)
+	end()
 }
 
 // wire joins the slot's tap to the guest's card. While it is cut nothing passes.
@@ -32,36 +39,68 @@ type wire struct {
 	mu   sync.Mutex
 	cut  bool
 	cond *sync.Cond
-	end  bool
+	over bool
+	wg   sync.WaitGroup
 }
 
-func startVM(rt *Runtime, spec runtime.Spec, live string, mem Memory) (_ *vm, err error) {
-	v := &vm{uid: spec.UID, live: live, guest: &guest{rt: rt, mem: mem}, exited: make(chan struct{})}
+func startVM(rt *Runtime, spec runtime.Spec, live string, mem Memory) (*vm, error) {
+	v := &vm{
+		uid: spec.UID, live: live, diskMB: spec.Resources.DiskSizeMB,
+		guest: &guest{rt: rt, mem: mem}, exited: make(chan struct{}),
+	}
+	if rt.kind.Caps.TakesNamespace {
+		return v, v.moveIn(spec.Port)
+	}
+	return v, v.plugIn(spec.Port)
+}
+
+// moveIn makes the VM live in its port's namespace.
+func (v *vm) moveIn(port runtime.Port) (err error) {
+	if port.Tap != nil {
+		return errors.New("it was given a tap")
+	}
+	if v.ns, err = openNamespace(port.Namespace); err != nil {
+		return err
+	}
+	l, err := v.ns.listen()
+	if err != nil {
+		return errors.Join(err, v.ns.close())
+	}
+	v.wire = &veth{ns: v.ns}
+	v.guest.serve(l)
+	return nil
+}
+
+// plugIn gives the VM a namespace with a card that hangs on its port's tap.
+func (v *vm) plugIn(port runtime.Port) (err error) {
+	if port.Namespace != "" || port.Tap == nil {
+		return errors.New("it was not given a tap alone")
+	}
 	if v.ns, err = newNamespace(); err != nil {
-		return nil, err
+		return err
 	}
 	w := &wire{cut: true}
 	w.cond = sync.NewCond(&w.mu)
 	if w.card, err = v.ns.nic(); err != nil {
-		return nil, errors.Join(err, v.ns.close())
+		return errors.Join(err, v.ns.close())
 	}
-	fd, err := unix.FcntlInt(spec.Port.Tap.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	fd, err := unix.FcntlInt(port.Tap.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
-		return nil, errors.Join(err, w.card.Close(), v.ns.close())
+		return errors.Join(err, w.card.Close(), v.ns.close())
 	}
 	if err := unix.SetNonblock(fd, true); err != nil {
-		return nil, err
+		return err
 	}
 	w.slot = os.NewFile(uintptr(fd), "slot")
 	l, err := v.ns.listen()
 	if err != nil {
-		return nil, errors.Join(err, w.card.Close(), w.slot.Close(), v.ns.close())
+		return errors.Join(err, w.card.Close(), w.slot.Close(), v.ns.close())
 	}
 	v.guest.serve(l)
 	v.wire = w
-	v.wg.Go(func() { w.carry(w.slot, w.card) })
-	v.wg.Go(func() { w.carry(w.card, w.slot) })
-	return v, nil
+	w.wg.Go(func() { w.carry(w.slot, w.card) })
+	w.wg.Go(func() { w.carry(w.card, w.slot) })
+	return nil
 }
 
 func (w *wire) carry(from, to *os.File) {
@@ -72,10 +111,10 @@ func (w *wire) carry(from, to *os.File) {
 			return
 		}
 		w.mu.Lock()
-		for w.cut && !w.end {
+		for w.cut && !w.over {
 			w.cond.Wait()
 		}
-		end := w.end
+		end := w.over
 		w.mu.Unlock()
 		if end {
 			return
@@ -91,16 +130,26 @@ func (w *wire) set(cut bool) {
 	w.cond.Broadcast()
 }
 
+func (w *wire) end() {
+	w.mu.Lock()
+	w.over = true
+	w.cond.Broadcast()
+	w.mu.Unlock()
+	_ = w.slot.Close()
+	_ = w.card.Close()
+	w.wg.Wait()
+}
+
+// veth is the end that a slot with a namespace offers: it is cut by taking it down.
+type veth struct{ ns *namespace }
+
+func (l *veth) set(cut bool) { _ = l.ns.up(!cut) }
+func (l *veth) end()         { l.set(true) }
+
 // kill ends the VM as SIGKILL ends a VMM: the wire is dead before anything can be said on it.
 func (v *vm) kill(reason string, requested bool) {
 	v.once.Do(func() {
-		v.wire.mu.Lock()
-		v.wire.end = true
-		v.wire.cond.Broadcast()
-		v.wire.mu.Unlock()
-		_ = v.wire.slot.Close()
-		_ = v.wire.card.Close()
-		v.wg.Wait()
+		v.wire.end()
 		_ = v.guest.server.Close()
 		_ = v.ns.close()
 		v.exit = runtime.Exit{Reason: reason, Requested: requested, At: time.Now()}

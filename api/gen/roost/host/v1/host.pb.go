@@ -463,9 +463,12 @@ type GetHostResponse struct {
 	MemoryBytes   uint64                 `protobuf:"varint,4,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
 	DiskBytes     uint64                 `protobuf:"varint,5,opt,name=disk_bytes,json=diskBytes,proto3" json:"disk_bytes,omitempty"`
 	DiskFreeBytes uint64                 `protobuf:"varint,6,opt,name=disk_free_bytes,json=diskFreeBytes,proto3" json:"disk_free_bytes,omitempty"`
-	Runtime       string                 `protobuf:"bytes,7,opt,name=runtime,proto3" json:"runtime,omitempty"`
-	Isolation     string                 `protobuf:"bytes,8,opt,name=isolation,proto3" json:"isolation,omitempty"`
-	Checks        []*Check               `protobuf:"bytes,9,rep,name=checks,proto3" json:"checks,omitempty"`
+	// runtime and isolation of a sandbox that asks for none.
+	Runtime   string   `protobuf:"bytes,7,opt,name=runtime,proto3" json:"runtime,omitempty"`
+	Isolation string   `protobuf:"bytes,8,opt,name=isolation,proto3" json:"isolation,omitempty"`
+	Checks    []*Check `protobuf:"bytes,9,rep,name=checks,proto3" json:"checks,omitempty"`
+	// runtimes that this version knows, best first; also those that do not work here.
+	Runtimes      []*Runtime `protobuf:"bytes,10,rep,name=runtimes,proto3" json:"runtimes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -563,6 +566,93 @@ func (x *GetHostResponse) GetChecks() []*Check {
 	return nil
 }
 
+func (x *GetHostResponse) GetRuntimes() []*Runtime {
+	if x != nil {
+		return x.Runtimes
+	}
+	return nil
+}
+
+// Runtime is one way to run a sandbox, and whether it works on this host.
+type Runtime struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// isolation it gives, or would give: hardware, sentry or emulated.
+	Isolation string `protobuf:"bytes,2,opt,name=isolation,proto3" json:"isolation,omitempty"`
+	// available: a sandbox may ask for it.
+	Available bool `protobuf:"varint,3,opt,name=available,proto3" json:"available,omitempty"`
+	// reason why it is available, or why not, for people; hint is what to do about it.
+	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	Hint          string `protobuf:"bytes,5,opt,name=hint,proto3" json:"hint,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Runtime) Reset() {
+	*x = Runtime{}
+	mi := &file_roost_host_v1_host_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Runtime) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Runtime) ProtoMessage() {}
+
+func (x *Runtime) ProtoReflect() protoreflect.Message {
+	mi := &file_roost_host_v1_host_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Runtime.ProtoReflect.Descriptor instead.
+func (*Runtime) Descriptor() ([]byte, []int) {
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Runtime) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Runtime) GetIsolation() string {
+	if x != nil {
+		return x.Isolation
+	}
+	return ""
+}
+
+func (x *Runtime) GetAvailable() bool {
+	if x != nil {
+		return x.Available
+	}
+	return false
+}
+
+func (x *Runtime) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Runtime) GetHint() string {
+	if x != nil {
+		return x.Hint
+	}
+	return ""
+}
+
 // Check is one line of `roost doctor`.
 type Check struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -577,7 +667,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[6]
+	mi := &file_roost_host_v1_host_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -589,7 +679,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[6]
+	mi := &file_roost_host_v1_host_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -602,7 +692,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{6}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Check) GetName() string {
@@ -641,7 +731,8 @@ type CreateSandboxRequest struct {
 	Resources   *Resources             `protobuf:"bytes,4,opt,name=resources,proto3" json:"resources,omitempty"`
 	IdleTimeout *durationpb.Duration   `protobuf:"bytes,5,opt,name=idle_timeout,json=idleTimeout,proto3" json:"idle_timeout,omitempty"`
 	Envs        map[string]string      `protobuf:"bytes,6,rep,name=envs,proto3" json:"envs,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// runtime asked for; empty lets the host choose.
+	// runtime asked for, one of GetHostResponse.runtimes; empty takes the best. One that does not
+	// work here is failed_precondition, an unknown one invalid_argument.
 	Runtime string `protobuf:"bytes,7,opt,name=runtime,proto3" json:"runtime,omitempty"`
 	// cold boots a kernel instead of restoring the template's memory.
 	Cold          bool `protobuf:"varint,8,opt,name=cold,proto3" json:"cold,omitempty"`
@@ -651,7 +742,7 @@ type CreateSandboxRequest struct {
 
 func (x *CreateSandboxRequest) Reset() {
 	*x = CreateSandboxRequest{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[7]
+	mi := &file_roost_host_v1_host_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -663,7 +754,7 @@ func (x *CreateSandboxRequest) String() string {
 func (*CreateSandboxRequest) ProtoMessage() {}
 
 func (x *CreateSandboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[7]
+	mi := &file_roost_host_v1_host_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -676,7 +767,7 @@ func (x *CreateSandboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSandboxRequest.ProtoReflect.Descriptor instead.
 func (*CreateSandboxRequest) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{7}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *CreateSandboxRequest) GetOperation() *Operation {
@@ -750,7 +841,7 @@ type CreateSandboxResponse struct {
 
 func (x *CreateSandboxResponse) Reset() {
 	*x = CreateSandboxResponse{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[8]
+	mi := &file_roost_host_v1_host_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -762,7 +853,7 @@ func (x *CreateSandboxResponse) String() string {
 func (*CreateSandboxResponse) ProtoMessage() {}
 
 func (x *CreateSandboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[8]
+	mi := &file_roost_host_v1_host_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -775,7 +866,7 @@ func (x *CreateSandboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSandboxResponse.ProtoReflect.Descriptor instead.
 func (*CreateSandboxResponse) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{8}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *CreateSandboxResponse) GetEvent() isCreateSandboxResponse_Event {
@@ -829,7 +920,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[9]
+	mi := &file_roost_host_v1_host_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -841,7 +932,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[9]
+	mi := &file_roost_host_v1_host_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -854,7 +945,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{9}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Progress) GetStep() string {
@@ -881,7 +972,7 @@ type PauseSandboxRequest struct {
 
 func (x *PauseSandboxRequest) Reset() {
 	*x = PauseSandboxRequest{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[10]
+	mi := &file_roost_host_v1_host_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -893,7 +984,7 @@ func (x *PauseSandboxRequest) String() string {
 func (*PauseSandboxRequest) ProtoMessage() {}
 
 func (x *PauseSandboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[10]
+	mi := &file_roost_host_v1_host_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -906,7 +997,7 @@ func (x *PauseSandboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseSandboxRequest.ProtoReflect.Descriptor instead.
 func (*PauseSandboxRequest) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{10}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *PauseSandboxRequest) GetOperation() *Operation {
@@ -933,7 +1024,7 @@ type PauseSandboxResponse struct {
 
 func (x *PauseSandboxResponse) Reset() {
 	*x = PauseSandboxResponse{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[11]
+	mi := &file_roost_host_v1_host_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -945,7 +1036,7 @@ func (x *PauseSandboxResponse) String() string {
 func (*PauseSandboxResponse) ProtoMessage() {}
 
 func (x *PauseSandboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[11]
+	mi := &file_roost_host_v1_host_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -958,7 +1049,7 @@ func (x *PauseSandboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseSandboxResponse.ProtoReflect.Descriptor instead.
 func (*PauseSandboxResponse) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{11}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *PauseSandboxResponse) GetSandbox() *Sandbox {
@@ -987,7 +1078,7 @@ type ResumeSandboxRequest struct {
 
 func (x *ResumeSandboxRequest) Reset() {
 	*x = ResumeSandboxRequest{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[12]
+	mi := &file_roost_host_v1_host_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -999,7 +1090,7 @@ func (x *ResumeSandboxRequest) String() string {
 func (*ResumeSandboxRequest) ProtoMessage() {}
 
 func (x *ResumeSandboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[12]
+	mi := &file_roost_host_v1_host_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1012,7 +1103,7 @@ func (x *ResumeSandboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeSandboxRequest.ProtoReflect.Descriptor instead.
 func (*ResumeSandboxRequest) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{12}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ResumeSandboxRequest) GetOperation() *Operation {
@@ -1045,7 +1136,7 @@ type ResumeSandboxResponse struct {
 
 func (x *ResumeSandboxResponse) Reset() {
 	*x = ResumeSandboxResponse{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[13]
+	mi := &file_roost_host_v1_host_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1057,7 +1148,7 @@ func (x *ResumeSandboxResponse) String() string {
 func (*ResumeSandboxResponse) ProtoMessage() {}
 
 func (x *ResumeSandboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[13]
+	mi := &file_roost_host_v1_host_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1070,7 +1161,7 @@ func (x *ResumeSandboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeSandboxResponse.ProtoReflect.Descriptor instead.
 func (*ResumeSandboxResponse) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{13}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ResumeSandboxResponse) GetSandbox() *Sandbox {
@@ -1090,7 +1181,7 @@ type DestroySandboxRequest struct {
 
 func (x *DestroySandboxRequest) Reset() {
 	*x = DestroySandboxRequest{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[14]
+	mi := &file_roost_host_v1_host_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1102,7 +1193,7 @@ func (x *DestroySandboxRequest) String() string {
 func (*DestroySandboxRequest) ProtoMessage() {}
 
 func (x *DestroySandboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[14]
+	mi := &file_roost_host_v1_host_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1115,7 +1206,7 @@ func (x *DestroySandboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DestroySandboxRequest.ProtoReflect.Descriptor instead.
 func (*DestroySandboxRequest) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{14}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DestroySandboxRequest) GetOperation() *Operation {
@@ -1140,7 +1231,7 @@ type DestroySandboxResponse struct {
 
 func (x *DestroySandboxResponse) Reset() {
 	*x = DestroySandboxResponse{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[15]
+	mi := &file_roost_host_v1_host_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1152,7 +1243,7 @@ func (x *DestroySandboxResponse) String() string {
 func (*DestroySandboxResponse) ProtoMessage() {}
 
 func (x *DestroySandboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[15]
+	mi := &file_roost_host_v1_host_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1165,7 +1256,7 @@ func (x *DestroySandboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DestroySandboxResponse.ProtoReflect.Descriptor instead.
 func (*DestroySandboxResponse) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{15}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{16}
 }
 
 type SetTimeoutRequest struct {
@@ -1179,7 +1270,7 @@ type SetTimeoutRequest struct {
 
 func (x *SetTimeoutRequest) Reset() {
 	*x = SetTimeoutRequest{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[16]
+	mi := &file_roost_host_v1_host_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1191,7 +1282,7 @@ func (x *SetTimeoutRequest) String() string {
 func (*SetTimeoutRequest) ProtoMessage() {}
 
 func (x *SetTimeoutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[16]
+	mi := &file_roost_host_v1_host_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1204,7 +1295,7 @@ func (x *SetTimeoutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetTimeoutRequest.ProtoReflect.Descriptor instead.
 func (*SetTimeoutRequest) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{16}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SetTimeoutRequest) GetOperation() *Operation {
@@ -1237,7 +1328,7 @@ type SetTimeoutResponse struct {
 
 func (x *SetTimeoutResponse) Reset() {
 	*x = SetTimeoutResponse{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[17]
+	mi := &file_roost_host_v1_host_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1249,7 +1340,7 @@ func (x *SetTimeoutResponse) String() string {
 func (*SetTimeoutResponse) ProtoMessage() {}
 
 func (x *SetTimeoutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[17]
+	mi := &file_roost_host_v1_host_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1262,7 +1353,7 @@ func (x *SetTimeoutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetTimeoutResponse.ProtoReflect.Descriptor instead.
 func (*SetTimeoutResponse) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{17}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SetTimeoutResponse) GetSandbox() *Sandbox {
@@ -1281,7 +1372,7 @@ type GetSandboxRequest struct {
 
 func (x *GetSandboxRequest) Reset() {
 	*x = GetSandboxRequest{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[18]
+	mi := &file_roost_host_v1_host_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1293,7 +1384,7 @@ func (x *GetSandboxRequest) String() string {
 func (*GetSandboxRequest) ProtoMessage() {}
 
 func (x *GetSandboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[18]
+	mi := &file_roost_host_v1_host_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1306,7 +1397,7 @@ func (x *GetSandboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSandboxRequest.ProtoReflect.Descriptor instead.
 func (*GetSandboxRequest) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{18}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *GetSandboxRequest) GetSandboxId() string {
@@ -1325,7 +1416,7 @@ type GetSandboxResponse struct {
 
 func (x *GetSandboxResponse) Reset() {
 	*x = GetSandboxResponse{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[19]
+	mi := &file_roost_host_v1_host_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1337,7 +1428,7 @@ func (x *GetSandboxResponse) String() string {
 func (*GetSandboxResponse) ProtoMessage() {}
 
 func (x *GetSandboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[19]
+	mi := &file_roost_host_v1_host_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1350,7 +1441,7 @@ func (x *GetSandboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSandboxResponse.ProtoReflect.Descriptor instead.
 func (*GetSandboxResponse) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{19}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GetSandboxResponse) GetSandbox() *Sandbox {
@@ -1368,7 +1459,7 @@ type ListSandboxesRequest struct {
 
 func (x *ListSandboxesRequest) Reset() {
 	*x = ListSandboxesRequest{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[20]
+	mi := &file_roost_host_v1_host_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1380,7 +1471,7 @@ func (x *ListSandboxesRequest) String() string {
 func (*ListSandboxesRequest) ProtoMessage() {}
 
 func (x *ListSandboxesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[20]
+	mi := &file_roost_host_v1_host_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1393,7 +1484,7 @@ func (x *ListSandboxesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSandboxesRequest.ProtoReflect.Descriptor instead.
 func (*ListSandboxesRequest) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{20}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{21}
 }
 
 type ListSandboxesResponse struct {
@@ -1405,7 +1496,7 @@ type ListSandboxesResponse struct {
 
 func (x *ListSandboxesResponse) Reset() {
 	*x = ListSandboxesResponse{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[21]
+	mi := &file_roost_host_v1_host_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1417,7 +1508,7 @@ func (x *ListSandboxesResponse) String() string {
 func (*ListSandboxesResponse) ProtoMessage() {}
 
 func (x *ListSandboxesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[21]
+	mi := &file_roost_host_v1_host_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1430,7 +1521,7 @@ func (x *ListSandboxesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSandboxesResponse.ProtoReflect.Descriptor instead.
 func (*ListSandboxesResponse) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{21}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListSandboxesResponse) GetSandboxes() []*Sandbox {
@@ -1451,7 +1542,7 @@ type GetConsoleRequest struct {
 
 func (x *GetConsoleRequest) Reset() {
 	*x = GetConsoleRequest{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[22]
+	mi := &file_roost_host_v1_host_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1463,7 +1554,7 @@ func (x *GetConsoleRequest) String() string {
 func (*GetConsoleRequest) ProtoMessage() {}
 
 func (x *GetConsoleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[22]
+	mi := &file_roost_host_v1_host_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1476,7 +1567,7 @@ func (x *GetConsoleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConsoleRequest.ProtoReflect.Descriptor instead.
 func (*GetConsoleRequest) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{22}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *GetConsoleRequest) GetSandboxId() string {
@@ -1502,7 +1593,7 @@ type GetConsoleResponse struct {
 
 func (x *GetConsoleResponse) Reset() {
 	*x = GetConsoleResponse{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[23]
+	mi := &file_roost_host_v1_host_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1514,7 +1605,7 @@ func (x *GetConsoleResponse) String() string {
 func (*GetConsoleResponse) ProtoMessage() {}
 
 func (x *GetConsoleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[23]
+	mi := &file_roost_host_v1_host_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1527,7 +1618,7 @@ func (x *GetConsoleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConsoleResponse.ProtoReflect.Descriptor instead.
 func (*GetConsoleResponse) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{23}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GetConsoleResponse) GetData() []byte {
@@ -1545,7 +1636,7 @@ type ListTemplatesRequest struct {
 
 func (x *ListTemplatesRequest) Reset() {
 	*x = ListTemplatesRequest{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[24]
+	mi := &file_roost_host_v1_host_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1557,7 +1648,7 @@ func (x *ListTemplatesRequest) String() string {
 func (*ListTemplatesRequest) ProtoMessage() {}
 
 func (x *ListTemplatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[24]
+	mi := &file_roost_host_v1_host_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1570,7 +1661,7 @@ func (x *ListTemplatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTemplatesRequest.ProtoReflect.Descriptor instead.
 func (*ListTemplatesRequest) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{24}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{25}
 }
 
 type ListTemplatesResponse struct {
@@ -1582,7 +1673,7 @@ type ListTemplatesResponse struct {
 
 func (x *ListTemplatesResponse) Reset() {
 	*x = ListTemplatesResponse{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[25]
+	mi := &file_roost_host_v1_host_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1594,7 +1685,7 @@ func (x *ListTemplatesResponse) String() string {
 func (*ListTemplatesResponse) ProtoMessage() {}
 
 func (x *ListTemplatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[25]
+	mi := &file_roost_host_v1_host_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1607,7 +1698,7 @@ func (x *ListTemplatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTemplatesResponse.ProtoReflect.Descriptor instead.
 func (*ListTemplatesResponse) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{25}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ListTemplatesResponse) GetTemplates() []*Template {
@@ -1632,7 +1723,7 @@ type Template struct {
 
 func (x *Template) Reset() {
 	*x = Template{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[26]
+	mi := &file_roost_host_v1_host_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1644,7 +1735,7 @@ func (x *Template) String() string {
 func (*Template) ProtoMessage() {}
 
 func (x *Template) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[26]
+	mi := &file_roost_host_v1_host_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1657,7 +1748,7 @@ func (x *Template) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Template.ProtoReflect.Descriptor instead.
 func (*Template) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{26}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Template) GetName() string {
@@ -1744,7 +1835,7 @@ const file_roost_host_v1_host_proto_rawDesc = "" +
 	"\tEnvsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x10\n" +
-	"\x0eGetHostRequest\"\xb4\x02\n" +
+	"\x0eGetHostRequest\"\xe8\x02\n" +
 	"\x0fGetHostResponse\x12\x1a\n" +
 	"\bhostname\x18\x01 \x01(\tR\bhostname\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x1b\n" +
@@ -1755,7 +1846,15 @@ const file_roost_host_v1_host_proto_rawDesc = "" +
 	"\x0fdisk_free_bytes\x18\x06 \x01(\x04R\rdiskFreeBytes\x12\x18\n" +
 	"\aruntime\x18\a \x01(\tR\aruntime\x12\x1c\n" +
 	"\tisolation\x18\b \x01(\tR\tisolation\x12,\n" +
-	"\x06checks\x18\t \x03(\v2\x14.roost.host.v1.CheckR\x06checks\"_\n" +
+	"\x06checks\x18\t \x03(\v2\x14.roost.host.v1.CheckR\x06checks\x122\n" +
+	"\bruntimes\x18\n" +
+	" \x03(\v2\x16.roost.host.v1.RuntimeR\bruntimes\"\x85\x01\n" +
+	"\aRuntime\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
+	"\tisolation\x18\x02 \x01(\tR\tisolation\x12\x1c\n" +
+	"\tavailable\x18\x03 \x01(\bR\tavailable\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x12\n" +
+	"\x04hint\x18\x05 \x01(\tR\x04hint\"_\n" +
 	"\x05Check\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06status\x18\x02 \x01(\tR\x06status\x12\x16\n" +
@@ -1873,7 +1972,7 @@ func file_roost_host_v1_host_proto_rawDescGZIP() []byte {
 }
 
 var file_roost_host_v1_host_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_roost_host_v1_host_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_roost_host_v1_host_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_roost_host_v1_host_proto_goTypes = []any{
 	(SandboxState)(0),              // 0: roost.host.v1.SandboxState
 	(*Operation)(nil),              // 1: roost.host.v1.Operation
@@ -1882,87 +1981,89 @@ var file_roost_host_v1_host_proto_goTypes = []any{
 	(*Sandbox)(nil),                // 4: roost.host.v1.Sandbox
 	(*GetHostRequest)(nil),         // 5: roost.host.v1.GetHostRequest
 	(*GetHostResponse)(nil),        // 6: roost.host.v1.GetHostResponse
-	(*Check)(nil),                  // 7: roost.host.v1.Check
-	(*CreateSandboxRequest)(nil),   // 8: roost.host.v1.CreateSandboxRequest
-	(*CreateSandboxResponse)(nil),  // 9: roost.host.v1.CreateSandboxResponse
-	(*Progress)(nil),               // 10: roost.host.v1.Progress
-	(*PauseSandboxRequest)(nil),    // 11: roost.host.v1.PauseSandboxRequest
-	(*PauseSandboxResponse)(nil),   // 12: roost.host.v1.PauseSandboxResponse
-	(*ResumeSandboxRequest)(nil),   // 13: roost.host.v1.ResumeSandboxRequest
-	(*ResumeSandboxResponse)(nil),  // 14: roost.host.v1.ResumeSandboxResponse
-	(*DestroySandboxRequest)(nil),  // 15: roost.host.v1.DestroySandboxRequest
-	(*DestroySandboxResponse)(nil), // 16: roost.host.v1.DestroySandboxResponse
-	(*SetTimeoutRequest)(nil),      // 17: roost.host.v1.SetTimeoutRequest
-	(*SetTimeoutResponse)(nil),     // 18: roost.host.v1.SetTimeoutResponse
-	(*GetSandboxRequest)(nil),      // 19: roost.host.v1.GetSandboxRequest
-	(*GetSandboxResponse)(nil),     // 20: roost.host.v1.GetSandboxResponse
-	(*ListSandboxesRequest)(nil),   // 21: roost.host.v1.ListSandboxesRequest
-	(*ListSandboxesResponse)(nil),  // 22: roost.host.v1.ListSandboxesResponse
-	(*GetConsoleRequest)(nil),      // 23: roost.host.v1.GetConsoleRequest
-	(*GetConsoleResponse)(nil),     // 24: roost.host.v1.GetConsoleResponse
-	(*ListTemplatesRequest)(nil),   // 25: roost.host.v1.ListTemplatesRequest
-	(*ListTemplatesResponse)(nil),  // 26: roost.host.v1.ListTemplatesResponse
-	(*Template)(nil),               // 27: roost.host.v1.Template
-	nil,                            // 28: roost.host.v1.Sandbox.EnvsEntry
-	nil,                            // 29: roost.host.v1.CreateSandboxRequest.EnvsEntry
-	(*durationpb.Duration)(nil),    // 30: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),  // 31: google.protobuf.Timestamp
+	(*Runtime)(nil),                // 7: roost.host.v1.Runtime
+	(*Check)(nil),                  // 8: roost.host.v1.Check
+	(*CreateSandboxRequest)(nil),   // 9: roost.host.v1.CreateSandboxRequest
+	(*CreateSandboxResponse)(nil),  // 10: roost.host.v1.CreateSandboxResponse
+	(*Progress)(nil),               // 11: roost.host.v1.Progress
+	(*PauseSandboxRequest)(nil),    // 12: roost.host.v1.PauseSandboxRequest
+	(*PauseSandboxResponse)(nil),   // 13: roost.host.v1.PauseSandboxResponse
+	(*ResumeSandboxRequest)(nil),   // 14: roost.host.v1.ResumeSandboxRequest
+	(*ResumeSandboxResponse)(nil),  // 15: roost.host.v1.ResumeSandboxResponse
+	(*DestroySandboxRequest)(nil),  // 16: roost.host.v1.DestroySandboxRequest
+	(*DestroySandboxResponse)(nil), // 17: roost.host.v1.DestroySandboxResponse
+	(*SetTimeoutRequest)(nil),      // 18: roost.host.v1.SetTimeoutRequest
+	(*SetTimeoutResponse)(nil),     // 19: roost.host.v1.SetTimeoutResponse
+	(*GetSandboxRequest)(nil),      // 20: roost.host.v1.GetSandboxRequest
+	(*GetSandboxResponse)(nil),     // 21: roost.host.v1.GetSandboxResponse
+	(*ListSandboxesRequest)(nil),   // 22: roost.host.v1.ListSandboxesRequest
+	(*ListSandboxesResponse)(nil),  // 23: roost.host.v1.ListSandboxesResponse
+	(*GetConsoleRequest)(nil),      // 24: roost.host.v1.GetConsoleRequest
+	(*GetConsoleResponse)(nil),     // 25: roost.host.v1.GetConsoleResponse
+	(*ListTemplatesRequest)(nil),   // 26: roost.host.v1.ListTemplatesRequest
+	(*ListTemplatesResponse)(nil),  // 27: roost.host.v1.ListTemplatesResponse
+	(*Template)(nil),               // 28: roost.host.v1.Template
+	nil,                            // 29: roost.host.v1.Sandbox.EnvsEntry
+	nil,                            // 30: roost.host.v1.CreateSandboxRequest.EnvsEntry
+	(*durationpb.Duration)(nil),    // 31: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),  // 32: google.protobuf.Timestamp
 }
 var file_roost_host_v1_host_proto_depIdxs = []int32{
-	30, // 0: roost.host.v1.Phase.duration:type_name -> google.protobuf.Duration
+	31, // 0: roost.host.v1.Phase.duration:type_name -> google.protobuf.Duration
 	0,  // 1: roost.host.v1.Sandbox.state:type_name -> roost.host.v1.SandboxState
 	2,  // 2: roost.host.v1.Sandbox.resources:type_name -> roost.host.v1.Resources
-	31, // 3: roost.host.v1.Sandbox.created_at:type_name -> google.protobuf.Timestamp
-	31, // 4: roost.host.v1.Sandbox.active_at:type_name -> google.protobuf.Timestamp
-	30, // 5: roost.host.v1.Sandbox.idle_timeout:type_name -> google.protobuf.Duration
+	32, // 3: roost.host.v1.Sandbox.created_at:type_name -> google.protobuf.Timestamp
+	32, // 4: roost.host.v1.Sandbox.active_at:type_name -> google.protobuf.Timestamp
+	31, // 5: roost.host.v1.Sandbox.idle_timeout:type_name -> google.protobuf.Duration
 	3,  // 6: roost.host.v1.Sandbox.phases:type_name -> roost.host.v1.Phase
-	28, // 7: roost.host.v1.Sandbox.envs:type_name -> roost.host.v1.Sandbox.EnvsEntry
-	7,  // 8: roost.host.v1.GetHostResponse.checks:type_name -> roost.host.v1.Check
-	1,  // 9: roost.host.v1.CreateSandboxRequest.operation:type_name -> roost.host.v1.Operation
-	2,  // 10: roost.host.v1.CreateSandboxRequest.resources:type_name -> roost.host.v1.Resources
-	30, // 11: roost.host.v1.CreateSandboxRequest.idle_timeout:type_name -> google.protobuf.Duration
-	29, // 12: roost.host.v1.CreateSandboxRequest.envs:type_name -> roost.host.v1.CreateSandboxRequest.EnvsEntry
-	10, // 13: roost.host.v1.CreateSandboxResponse.progress:type_name -> roost.host.v1.Progress
-	4,  // 14: roost.host.v1.CreateSandboxResponse.sandbox:type_name -> roost.host.v1.Sandbox
-	1,  // 15: roost.host.v1.PauseSandboxRequest.operation:type_name -> roost.host.v1.Operation
-	4,  // 16: roost.host.v1.PauseSandboxResponse.sandbox:type_name -> roost.host.v1.Sandbox
-	1,  // 17: roost.host.v1.ResumeSandboxRequest.operation:type_name -> roost.host.v1.Operation
-	30, // 18: roost.host.v1.ResumeSandboxRequest.idle_timeout:type_name -> google.protobuf.Duration
-	4,  // 19: roost.host.v1.ResumeSandboxResponse.sandbox:type_name -> roost.host.v1.Sandbox
-	1,  // 20: roost.host.v1.DestroySandboxRequest.operation:type_name -> roost.host.v1.Operation
-	1,  // 21: roost.host.v1.SetTimeoutRequest.operation:type_name -> roost.host.v1.Operation
-	30, // 22: roost.host.v1.SetTimeoutRequest.idle_timeout:type_name -> google.protobuf.Duration
-	4,  // 23: roost.host.v1.SetTimeoutResponse.sandbox:type_name -> roost.host.v1.Sandbox
-	4,  // 24: roost.host.v1.GetSandboxResponse.sandbox:type_name -> roost.host.v1.Sandbox
-	4,  // 25: roost.host.v1.ListSandboxesResponse.sandboxes:type_name -> roost.host.v1.Sandbox
-	27, // 26: roost.host.v1.ListTemplatesResponse.templates:type_name -> roost.host.v1.Template
-	31, // 27: roost.host.v1.Template.created_at:type_name -> google.protobuf.Timestamp
-	2,  // 28: roost.host.v1.Template.warm:type_name -> roost.host.v1.Resources
-	5,  // 29: roost.host.v1.HostService.GetHost:input_type -> roost.host.v1.GetHostRequest
-	8,  // 30: roost.host.v1.HostService.CreateSandbox:input_type -> roost.host.v1.CreateSandboxRequest
-	11, // 31: roost.host.v1.HostService.PauseSandbox:input_type -> roost.host.v1.PauseSandboxRequest
-	13, // 32: roost.host.v1.HostService.ResumeSandbox:input_type -> roost.host.v1.ResumeSandboxRequest
-	15, // 33: roost.host.v1.HostService.DestroySandbox:input_type -> roost.host.v1.DestroySandboxRequest
-	17, // 34: roost.host.v1.HostService.SetTimeout:input_type -> roost.host.v1.SetTimeoutRequest
-	19, // 35: roost.host.v1.HostService.GetSandbox:input_type -> roost.host.v1.GetSandboxRequest
-	21, // 36: roost.host.v1.HostService.ListSandboxes:input_type -> roost.host.v1.ListSandboxesRequest
-	23, // 37: roost.host.v1.HostService.GetConsole:input_type -> roost.host.v1.GetConsoleRequest
-	25, // 38: roost.host.v1.HostService.ListTemplates:input_type -> roost.host.v1.ListTemplatesRequest
-	6,  // 39: roost.host.v1.HostService.GetHost:output_type -> roost.host.v1.GetHostResponse
-	9,  // 40: roost.host.v1.HostService.CreateSandbox:output_type -> roost.host.v1.CreateSandboxResponse
-	12, // 41: roost.host.v1.HostService.PauseSandbox:output_type -> roost.host.v1.PauseSandboxResponse
-	14, // 42: roost.host.v1.HostService.ResumeSandbox:output_type -> roost.host.v1.ResumeSandboxResponse
-	16, // 43: roost.host.v1.HostService.DestroySandbox:output_type -> roost.host.v1.DestroySandboxResponse
-	18, // 44: roost.host.v1.HostService.SetTimeout:output_type -> roost.host.v1.SetTimeoutResponse
-	20, // 45: roost.host.v1.HostService.GetSandbox:output_type -> roost.host.v1.GetSandboxResponse
-	22, // 46: roost.host.v1.HostService.ListSandboxes:output_type -> roost.host.v1.ListSandboxesResponse
-	24, // 47: roost.host.v1.HostService.GetConsole:output_type -> roost.host.v1.GetConsoleResponse
-	26, // 48: roost.host.v1.HostService.ListTemplates:output_type -> roost.host.v1.ListTemplatesResponse
-	39, // [39:49] is the sub-list for method output_type
-	29, // [29:39] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	29, // 7: roost.host.v1.Sandbox.envs:type_name -> roost.host.v1.Sandbox.EnvsEntry
+	8,  // 8: roost.host.v1.GetHostResponse.checks:type_name -> roost.host.v1.Check
+	7,  // 9: roost.host.v1.GetHostResponse.runtimes:type_name -> roost.host.v1.Runtime
+	1,  // 10: roost.host.v1.CreateSandboxRequest.operation:type_name -> roost.host.v1.Operation
+	2,  // 11: roost.host.v1.CreateSandboxRequest.resources:type_name -> roost.host.v1.Resources
+	31, // 12: roost.host.v1.CreateSandboxRequest.idle_timeout:type_name -> google.protobuf.Duration
+	30, // 13: roost.host.v1.CreateSandboxRequest.envs:type_name -> roost.host.v1.CreateSandboxRequest.EnvsEntry
+	11, // 14: roost.host.v1.CreateSandboxResponse.progress:type_name -> roost.host.v1.Progress
+	4,  // 15: roost.host.v1.CreateSandboxResponse.sandbox:type_name -> roost.host.v1.Sandbox
+	1,  // 16: roost.host.v1.PauseSandboxRequest.operation:type_name -> roost.host.v1.Operation
+	4,  // 17: roost.host.v1.PauseSandboxResponse.sandbox:type_name -> roost.host.v1.Sandbox
+	1,  // 18: roost.host.v1.ResumeSandboxRequest.operation:type_name -> roost.host.v1.Operation
+	31, // 19: roost.host.v1.ResumeSandboxRequest.idle_timeout:type_name -> google.protobuf.Duration
+	4,  // 20: roost.host.v1.ResumeSandboxResponse.sandbox:type_name -> roost.host.v1.Sandbox
+	1,  // 21: roost.host.v1.DestroySandboxRequest.operation:type_name -> roost.host.v1.Operation
+	1,  // 22: roost.host.v1.SetTimeoutRequest.operation:type_name -> roost.host.v1.Operation
+	31, // 23: roost.host.v1.SetTimeoutRequest.idle_timeout:type_name -> google.protobuf.Duration
+	4,  // 24: roost.host.v1.SetTimeoutResponse.sandbox:type_name -> roost.host.v1.Sandbox
+	4,  // 25: roost.host.v1.GetSandboxResponse.sandbox:type_name -> roost.host.v1.Sandbox
+	4,  // 26: roost.host.v1.ListSandboxesResponse.sandboxes:type_name -> roost.host.v1.Sandbox
+	28, // 27: roost.host.v1.ListTemplatesResponse.templates:type_name -> roost.host.v1.Template
+	32, // 28: roost.host.v1.Template.created_at:type_name -> google.protobuf.Timestamp
+	2,  // 29: roost.host.v1.Template.warm:type_name -> roost.host.v1.Resources
+	5,  // 30: roost.host.v1.HostService.GetHost:input_type -> roost.host.v1.GetHostRequest
+	9,  // 31: roost.host.v1.HostService.CreateSandbox:input_type -> roost.host.v1.CreateSandboxRequest
+	12, // 32: roost.host.v1.HostService.PauseSandbox:input_type -> roost.host.v1.PauseSandboxRequest
+	14, // 33: roost.host.v1.HostService.ResumeSandbox:input_type -> roost.host.v1.ResumeSandboxRequest
+	16, // 34: roost.host.v1.HostService.DestroySandbox:input_type -> roost.host.v1.DestroySandboxRequest
+	18, // 35: roost.host.v1.HostService.SetTimeout:input_type -> roost.host.v1.SetTimeoutRequest
+	20, // 36: roost.host.v1.HostService.GetSandbox:input_type -> roost.host.v1.GetSandboxRequest
+	22, // 37: roost.host.v1.HostService.ListSandboxes:input_type -> roost.host.v1.ListSandboxesRequest
+	24, // 38: roost.host.v1.HostService.GetConsole:input_type -> roost.host.v1.GetConsoleRequest
+	26, // 39: roost.host.v1.HostService.ListTemplates:input_type -> roost.host.v1.ListTemplatesRequest
+	6,  // 40: roost.host.v1.HostService.GetHost:output_type -> roost.host.v1.GetHostResponse
+	10, // 41: roost.host.v1.HostService.CreateSandbox:output_type -> roost.host.v1.CreateSandboxResponse
+	13, // 42: roost.host.v1.HostService.PauseSandbox:output_type -> roost.host.v1.PauseSandboxResponse
+	15, // 43: roost.host.v1.HostService.ResumeSandbox:output_type -> roost.host.v1.ResumeSandboxResponse
+	17, // 44: roost.host.v1.HostService.DestroySandbox:output_type -> roost.host.v1.DestroySandboxResponse
+	19, // 45: roost.host.v1.HostService.SetTimeout:output_type -> roost.host.v1.SetTimeoutResponse
+	21, // 46: roost.host.v1.HostService.GetSandbox:output_type -> roost.host.v1.GetSandboxResponse
+	23, // 47: roost.host.v1.HostService.ListSandboxes:output_type -> roost.host.v1.ListSandboxesResponse
+	25, // 48: roost.host.v1.HostService.GetConsole:output_type -> roost.host.v1.GetConsoleResponse
+	27, // 49: roost.host.v1.HostService.ListTemplates:output_type -> roost.host.v1.ListTemplatesResponse
+	40, // [40:50] is the sub-list for method output_type
+	30, // [30:40] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_roost_host_v1_host_proto_init() }
@@ -1970,18 +2071,18 @@ func file_roost_host_v1_host_proto_init() {
 	if File_roost_host_v1_host_proto != nil {
 		return
 	}
-	file_roost_host_v1_host_proto_msgTypes[8].OneofWrappers = []any{
+	file_roost_host_v1_host_proto_msgTypes[9].OneofWrappers = []any{
 		(*CreateSandboxResponse_Progress)(nil),
 		(*CreateSandboxResponse_Sandbox)(nil),
 	}
-	file_roost_host_v1_host_proto_msgTypes[12].OneofWrappers = []any{}
+	file_roost_host_v1_host_proto_msgTypes[13].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_roost_host_v1_host_proto_rawDesc), len(file_roost_host_v1_host_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   29,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

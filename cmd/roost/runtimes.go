@@ -1,0 +1,223 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+
+	"github.com/roosthq/roost/internal/fault"
+	"github.com/roosthq/roost/internal/host/agent"
+	"github.com/roosthq/roost/internal/host/disk/qcow2"
+	"github.com/roosthq/roost/internal/host/doctor"
+	"github.com/roosthq/roost/internal/host/installation"
+	"github.com/roosthq/roost/internal/host/network"
+	"github.com/roosthq/roost/internal/host/paths"
+	"github.com/roosthq/roost/internal/host/runtime"
+	"github.com/roosthq/roost/internal/host/runtime/gvisor"
+	"github.com/roosthq/roost/internal/host/runtime/microvm"
+	"github.com/roosthq/roost/internal/host/sandbox"
+	"github.com/roosthq/roost/internal/host/vmm/qemu"
+)
+
+// runtimeAuto lets the host's abilities decide.
+const runtimeAuto = "auto"
+
+// runtimeNames are the runtimes of this version.
+var runtimeNames = []string{qemu.Name, gvisor.Name}
+
+// isolations from the strongest to the weakest: the order in which runtimes are taken.
+var isolations = []runtime.Isolation{runtime.Hardware, runtime.Sentry, runtime.Emulated}
+
+// candidate is a runtime that was tried on this host.
+type candidate struct {
+	name      string
+	isolation runtime.Isolation
+	// rt is nil when it does not work here, for the reason in err.
+	rt  runtime.Runtime
+	err error
+	// why says what the trial showed, limits what holds for its sandboxes.
+	why    string
+	limits []doctor.Limit
+}
+
+// runtimes are those of this version, best first for this host.
+type runtimes []candidate
+
+// site is what a trial of a runtime needs to know of the host.
+type site struct {
+	opts         upOptions
+	installation *installation.Installation
+	// leaving: nothing needs to work, since nothing will be started.
+	leaving bool
+	// kernel is what is booted to see whether KVM works; guest a program for gVisor to run.
+	kernel, guest string
+	log           *slog.Logger
+}
+
+// openRuntimes tries every runtime by doing the thing. The operator's choice comes first, and
+// must work; without one the strongest isolation that works does, and something must.
+func openRuntimes(ctx context.Context, s site) (runtimes, error) {
+	// One after the other: both probes use the installation's probe uid.
+	all := runtimes{openQEMU(ctx, s), openGVisor(ctx, s)}
+	if ctx.Err() != nil {
+		return nil, fault.Wrap(ctx.Err(), "try", "runtimes")
+	}
+	chosen := s.opts.runtime
+	slices.SortStableFunc(all, func(a, b candidate) int { return a.rank(chosen) - b.rank(chosen) })
+	best := all[0]
+	switch {
+	case best.rt != nil, s.leaving:
+		return all, nil
+	case chosen != runtimeAuto:
+		return nil, fault.Wrap(best.err, "start", "runtime "+chosen)
+	}
+	var errs []error
+	for _, c := range all {
+		errs = append(errs, fault.Wrap(c.err, "start", "runtime "+c.name))
+	}
+	return nil, errors.Join(errs...)
+}
+
+// rank is lower for what is better: the choice, then what works, by isolation.
+func (c candidate) rank(chosen string) int {
+	rank := slices.Index(isolations, c.isolation)
+	switch {
+	case c.name == chosen:
+		return -1
+	case c.rt == nil:
+		return rank + len(isolations)
+	default:
+		return rank
+	}
+}
+
+func openQEMU(ctx context.Context, s site) candidate {
+	c := candidate{name: qemu.Name, isolation: runtime.Emulated}
+	driver, err := qemu.New(ctx, qemu.Options{
+		Accel: s.opts.accel, ProbeKernel: s.kernel, ProbeUID: s.installation.UIDs.UID(0), Logger: s.log,
+	})
+	if err != nil {
+		c.err = err
+		return c
+	}
+	c.rt, c.why = microvm.New(driver, qcow2.New()), driver.AccelReason()
+	c.isolation = c.rt.Isolation()
+	c.limits = []doctor.Limit{
+		{Name: "cpu", InForce: true, Why: "the machine's vCPUs; QEMU's own threads have none"},
+		{Name: "memory", InForce: true, Why: "the machine's size; QEMU's own use has none"},
+		{Name: "pids", InForce: true, Why: "none of the guest's is the host's"},
+	}
+	return c
+}
+
+func openGVisor(ctx context.Context, s site) candidate {
+	c := candidate{name: gvisor.Name, isolation: runtime.Sentry}
+	rt, err := gvisor.New(ctx, gvisor.Options{
+		Builds: paths.Data(s.opts.data).Builds(), CgroupParent: cgroupParent(s.installation),
+		ProbeUID: s.installation.UIDs.UID(0), ProbeGuest: s.guest, Logger: s.log,
+	})
+	if err != nil {
+		c.err = err
+		return c
+	}
+	c.rt, c.why = rt, "a program ran in it"
+	for _, l := range rt.Limits() {
+		c.limits = append(c.limits, doctor.Limit(l))
+	}
+	return c
+}
+
+// cgroupParent is the cgroup in which the installation's are.
+func cgroupParent(in *installation.Installation) string { return "roost-" + in.ID }
+
+// working are the runtimes for the sandbox manager; absent says why not the others.
+func (r runtimes) working() (working []runtime.Runtime, absent map[string]error) {
+	absent = map[string]error{}
+	for _, c := range r {
+		if c.rt != nil {
+			working = append(working, c.rt)
+		} else {
+			absent[c.name] = c.err
+		}
+	}
+	return working, absent
+}
+
+// reason is what was found out about the runtime.
+func (c candidate) reason() string {
+	if c.rt == nil {
+		return fault.Message(c.err)
+	}
+	return c.why
+}
+
+// port is the kind of network slot to keep ready.
+func (r runtimes) port() network.PortKind {
+	if r[0].rt == nil {
+		return network.Tap
+	}
+	return sandbox.PortOf(r[0].rt)
+}
+
+// tell prints what runs sandboxes, and why not the others.
+func (r runtimes) tell(out io.Writer) {
+	label := "runtime"
+	for _, c := range r {
+		if c.rt == nil {
+			fmt.Fprintf(out, "%-8s %s: %s\n", "not", c.name, c.reason())
+			continue
+		}
+		fmt.Fprintf(out, "%-8s %s, isolation %s (%s)\n", label, c.name, c.isolation, c.why)
+		label = "also"
+	}
+}
+
+// describe is what the host says of its runtimes.
+func (r runtimes) describe() []agent.Runtime {
+	out := make([]agent.Runtime, len(r))
+	for i, c := range r {
+		out[i] = agent.Runtime{
+			Name: c.name, Isolation: string(c.isolation), Available: c.rt != nil,
+			Reason: c.reason(), Hint: fault.HintOf(c.err),
+		}
+	}
+	return out
+}
+
+// checks are doctor's lines on the runtimes.
+func (r runtimes) checks() []doctor.Check {
+	out := []doctor.Check{r.choice}
+	for _, c := range r {
+		out = append(out, c.check)
+	}
+	out = append(out, doctor.Firecracker)
+	for _, c := range r {
+		if c.rt != nil {
+			out = append(out, func(context.Context) doctor.Finding { return doctor.Limits(c.name, c.limits) })
+		}
+	}
+	return out
+}
+
+// choice is doctor's line on what runs a sandbox that asks for nothing.
+func (r runtimes) choice(context.Context) doctor.Finding {
+	best := r[0]
+	f := doctor.Finding{Name: "runtime", Status: doctor.OK, Detail: fmt.Sprintf("%s, isolation %s: %s", best.name, best.isolation, best.why)}
+	if best.isolation == runtime.Emulated {
+		f.Status = doctor.Warn
+		f.Hint = "guests are translated: about 15 times slower, and QEMU's makers promise no isolation; use gVisor, or a host with KVM, for code you do not trust"
+	}
+	return f
+}
+
+func (c candidate) check(context.Context) doctor.Finding {
+	if c.rt == nil {
+		hint := cmp.Or(fault.HintOf(c.err), "sandboxes run in the others")
+		return doctor.Finding{Name: c.name, Status: doctor.Warn, Detail: "does not work here: " + c.reason(), Hint: hint}
+	}
+	return doctor.Finding{Name: c.name, Status: doctor.OK, Detail: fmt.Sprintf("works, isolation %s: %s", c.isolation, c.why)}
+}
