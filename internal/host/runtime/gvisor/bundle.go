@@ -104,9 +104,11 @@ func (b bundle) annotations() map[string]string {
 	}
 }
 
-// mounts of a sandbox; /tmp is the disk's.
+// mounts of a sandbox. Over an empty /tmp that no mount names runsc puts a tmpfs; a mount of a type
+// that it does not know is named and skipped, and so /tmp is the disk's, as in a VM.
 func (b bundle) mounts() []specs.Mount {
 	return []specs.Mount{
+		{Destination: "/tmp", Type: "disk", Source: "none"},
 		{Destination: "/proc", Type: "proc", Source: "proc"},
 		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs"},
 		{Destination: "/dev/pts", Type: "devpts", Source: "devpts"},

@@ -71,7 +71,7 @@ func (in *instance) captureRecord(kind string, files []savedFile) captureRecord 
 	}
 }
 
-// save writes, syncs and sums the files.
+// save writes the files and makes them durable.
 func (in *instance) save(ctx context.Context, dir string, s saver) (files []savedFile, stats runtime.CaptureStats, err error) {
 	args := append(append([]string(nil), s.args...), "--image-path="+dir, container)
 	steps := []struct {
@@ -88,9 +88,8 @@ func (in *instance) save(ctx context.Context, dir string, s saver) (files []save
 			}
 			return in.rt.command(in.build, in.runDir, in.rec.Leaf, namespace, args, nil).run(ctx)
 		}},
-		{"sync", func() error { return s.sync(dir) }},
-		{"sum", func() (err error) {
-			files, err = s.describe(dir)
+		{"sync", func() (err error) {
+			files, err = s.settle(ctx, dir)
 			return err
 		}},
 	}
@@ -116,29 +115,25 @@ func checkDir(dir string) error {
 	return err
 }
 
+// settle syncs the files and sums them meanwhile.
+func (s saver) settle(ctx context.Context, dir string) ([]savedFile, error) {
+	synced := make(chan error, 1)
+	go func() { synced <- s.sync(dir) }()
+	files, err := describe(ctx, dir, s.files)
+	return files, fault.Wrap(errors.Join(err, <-synced), "sync", "capture")
+}
+
 func (s saver) sync(dir string) error {
 	for _, name := range s.files {
 		f, err := os.Open(filepath.Join(dir, name))
 		if err != nil {
-			return fault.Wrap(err, "sync", "capture")
+			return err
 		}
 		if err := errors.Join(f.Sync(), f.Close()); err != nil {
-			return fault.Wrap(err, "sync", "capture")
+			return err
 		}
 	}
-	return fault.Wrap(syncDir(dir), "sync", "capture")
-}
-
-func (s saver) describe(dir string) ([]savedFile, error) {
-	out := make([]savedFile, 0, len(s.files))
-	for _, name := range s.files {
-		f, err := describe(filepath.Join(dir, name), name != pagesFile)
-		if err != nil {
-			return nil, fault.Wrap(err, "sum", "capture")
-		}
-		out = append(out, f)
-	}
-	return out, nil
+	return syncDir(dir)
 }
 
 // remove takes back what a failed capture has written.
@@ -151,4 +146,3 @@ func (s saver) remove(dir string) error {
 	}
 	return fault.Wrap(errors.Join(errs...), "remove", "files of a failed capture")
 }
-

@@ -21,7 +21,7 @@ const (
 	cgroupMount = "/sys/fs/cgroup"
 	// overheadMB is what a sandbox's cgroup may use beyond the memory that was asked for: the
 	// sentry, the gofer and the stubs (measured: see doc.go).
-	overheadMB = 64
+	overheadMB = 48
 	// maxTasks bounds the host's threads: each process inside has a stub of its own.
 	maxTasks = 8192
 )

@@ -41,7 +41,9 @@ type command struct {
 	network, cgroups bool
 	// console becomes what the sandbox prints to.
 	console *os.File
-	args    []string
+	// more flags of runsc.
+	more []string
+	args []string
 }
 
 // flags are the same for every command of a sandbox.
@@ -66,7 +68,7 @@ func (c command) flags() []string {
 	if !c.cgroups {
 		flags = append(flags, "--ignore-cgroups")
 	}
-	return flags
+	return append(flags, c.more...)
 }
 
 // run waits for the command's end; a ctx that ends kills it, not what it has started.

@@ -38,7 +38,8 @@ type Runtime struct {
 	build   build
 	cpu     string
 	cgroups cgroups
-	log     *slog.Logger
+	// flags are further ones for runsc, for tests.
+	flags []string
 }
 
 var (
@@ -67,7 +68,7 @@ func New(ctx context.Context, o Options) (*Runtime, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Runtime{builds: kept, build: b, cpu: cpuID(), log: o.Logger}
+	r := &Runtime{builds: kept, build: b, cpu: cpuID()}
 	if r.cgroups, err = probe(ctx, b, o); err != nil {
 		return nil, err
 	}
@@ -115,7 +116,7 @@ func (r *Runtime) Boot(ctx context.Context, spec runtime.Spec, opts runtime.Boot
 	if err := checkSpec(spec); err != nil {
 		return nil, err
 	}
-	from, err := r.diskOf(spec, opts.From)
+	from, check, err := r.diskOf(spec, opts.From)
 	if err != nil {
 		return nil, err
 	}
@@ -124,7 +125,7 @@ func (r *Runtime) Boot(ctx context.Context, spec runtime.Spec, opts runtime.Boot
 		return nil, err
 	}
 	st := start{
-		build: r.build, verb: "run", args: from,
+		build: r.build, verb: "run", args: from, check: check,
 		rec: instanceRecord{
 			Identity: r.identity(), Guest: guest, Tree: spec.Template.Tree, Template: spec.Template.Digest,
 			VCPUs: spec.Resources.VCPUs, MemoryMB: spec.Resources.MemoryMB, DiskMB: spec.Resources.DiskSizeMB,
@@ -139,18 +140,19 @@ func (r *Runtime) Boot(ctx context.Context, spec runtime.Spec, opts runtime.Boot
 }
 
 // diskOf is how runsc is told to begin with a captured disk.
-func (r *Runtime) diskOf(spec runtime.Spec, from *runtime.Capture) ([]string, error) {
+func (r *Runtime) diskOf(spec runtime.Spec, from *runtime.Capture) ([]string, func(context.Context) error, error) {
 	if from == nil {
-		return nil, nil
+		return nil, nil, nil
 	}
 	rec, err := r.loadable(spec, *from, diskKind)
+	if err == nil && rec.Identity.Build != r.build.hash {
+		err = otherBuild(rec.Identity.Build)
+	}
 	if err != nil {
-		return nil, fault.Wrap(err, "boot", "captured disk")
+		return nil, nil, fault.Wrap(err, "boot", "captured disk")
 	}
-	if rec.Identity.Build != r.build.hash {
-		return nil, otherBuild(rec.Identity.Build)
-	}
-	return []string{"--fs-restore-image-path=" + from.Dir}, nil
+	check := func(ctx context.Context) error { return checkSums(ctx, from.Dir, rec.Files) }
+	return []string{"--fs-restore-image-path=" + from.Dir}, check, nil
 }
 
 // Restore implements runtime.Runtime.
@@ -168,6 +170,7 @@ func (r *Runtime) Restore(ctx context.Context, spec runtime.Spec, from runtime.C
 	}
 	st := start{
 		build: b, verb: "restore", args: restoreArgs(from.Dir),
+		check: func(ctx context.Context) error { return checkSums(ctx, from.Dir, rec.Files) },
 		rec: instanceRecord{
 			Identity: rec.Identity, Guest: rec.Guest, Tree: rec.tree(spec), Template: rec.Template,
 			VCPUs: rec.VCPUs, MemoryMB: rec.MemoryMB, DiskMB: rec.DiskMB,

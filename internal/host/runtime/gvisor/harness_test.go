@@ -60,7 +60,12 @@ func testMain(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, "prepare tests:", err)
 		return 1
 	}
-	return m.Run()
+	code := m.Run()
+	if err := RemoveCgroups(cgroupParent()); err != nil {
+		fmt.Fprintln(os.Stderr, "left behind:", err)
+		return 1
+	}
+	return code
 }
 
 func makeWorld() error {
@@ -115,10 +120,12 @@ var shared = sync.OnceValues(func() (*Runtime, error) {
 
 func options(builds string) Options {
 	return Options{
-		Builds: builds, CgroupParent: "roost-test" + strconv.Itoa(os.Getpid()),
+		Builds: builds, CgroupParent: cgroupParent(),
 		ProbeUID: newUID(), ProbeGuest: guest, Logger: slog.New(slog.DiscardHandler),
 	}
 }
+
+func cgroupParent() string { return "roost-test" + strconv.Itoa(os.Getpid()) }
 
 func newUID() int { return firstUID + os.Getpid()%100_000*1000 + int(nextUID.Add(1)) }
 
@@ -204,6 +211,20 @@ func (b *box) ctx() context.Context {
 	return ctx
 }
 
+// untilExit ends with the sandbox too: a dead one says no goodbye.
+func (b *box) untilExit() context.Context {
+	ctx, cancel := context.WithCancel(b.ctx())
+	b.t.Cleanup(cancel)
+	go func(in *instance) {
+		select {
+		case <-in.Exited():
+			cancel()
+		case <-ctx.Done():
+		}
+	}(b.in)
+	return ctx
+}
+
 func (b *box) boot(opts runtime.BootOptions) {
 	b.t.Helper()
 	in, err := b.rt.Boot(b.ctx(), b.spec, opts)
@@ -282,7 +303,7 @@ func (b *box) sh(line string) (string, error) {
 	client := processconnect.NewProcessClient(&http.Client{Transport: b.guest.Transport()}, "http://guest")
 	req := connect.NewRequest(&process.StartRequest{Process: &process.ProcessConfig{Cmd: "/bin/sh", Args: []string{"-c", line}}})
 	req.Header().Set("X-Access-Token", "access")
-	stream, err := client.Start(b.ctx(), req)
+	stream, err := client.Start(b.untilExit(), req)
 	if err != nil {
 		return "", err
 	}

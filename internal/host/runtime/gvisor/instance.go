@@ -13,7 +13,6 @@ import (
 
 	"github.com/roosthq/roost/internal/fault"
 	"github.com/roosthq/roost/internal/host/runtime"
-	"github.com/roosthq/roost/internal/host/vmm/process"
 )
 
 // instance is one running sandbox.
@@ -23,7 +22,7 @@ type instance struct {
 	build   build
 	rec     instanceRecord
 	network bool
-	proc    *process.Process
+	proc    *sentry
 	console *console
 	// template: its capture ends it.
 	template bool
@@ -44,7 +43,7 @@ type instance struct {
 
 var _ runtime.Instance = (*instance)(nil)
 
-func (r *Runtime) newInstance(runDir string, b build, rec instanceRecord, proc *process.Process, c *console, network bool) *instance {
+func (r *Runtime) newInstance(runDir string, b build, rec instanceRecord, proc *sentry, c *console, network bool) *instance {
 	in := &instance{
 		rt: r, runDir: runDir, build: b, rec: rec, network: network, proc: proc, console: c,
 		detached: make(chan struct{}), exited: make(chan struct{}),
@@ -62,28 +61,28 @@ func (r *Runtime) Adopt(ctx context.Context, spec runtime.Spec, record json.RawM
 	if rec.Identity.Driver != Name {
 		return nil, fault.New(fault.Invalid, "adopt", "sandbox "+spec.ID, "it belongs to runtime "+rec.Identity.Driver)
 	}
-	if rec.BootID != process.BootID() {
+	if rec.BootID != bootID() {
 		return nil, fault.New(fault.NotFound, "adopt", "sandbox "+spec.ID, "the host was rebooted since")
 	}
 	b, err := r.builds.find(rec.Identity.Build)
 	if err != nil {
 		return nil, err
 	}
-	proc, err := process.Open(rec.PID, rec.StartTime)
+	proc, err := openSentry(rec.PID, rec.StartTime)
 	if err != nil {
 		return nil, fault.Wrap(err, "adopt", "sandbox "+spec.ID)
 	}
 	in, err := r.take(ctx, spec, b, rec, proc)
 	if err != nil {
-		proc.Release()
+		proc.release()
 		return nil, fault.Wrap(err, "adopt", "sandbox "+spec.ID)
 	}
 	return in, nil
 }
 
 // take makes an instance of a sentry that runs.
-func (r *Runtime) take(ctx context.Context, spec runtime.Spec, b build, rec instanceRecord, proc *process.Process) (*instance, error) {
-	if uid, err := proc.UID(); err != nil || uid != rec.UID {
+func (r *Runtime) take(ctx context.Context, spec runtime.Spec, b build, rec instanceRecord, proc *sentry) (*instance, error) {
+	if owner(proc.pid) != rec.UID {
 		return nil, fault.New(fault.NotFound, "find", "process "+strconv.Itoa(rec.PID), "it has another uid")
 	}
 	// What another agent was about, a capture say, is nobody's now. Root's are the commands.
@@ -182,7 +181,7 @@ func (in *instance) isDetached() bool {
 func (in *instance) Detach() {
 	in.detach.Do(func() {
 		close(in.detached)
-		in.proc.Release()
+		in.proc.release()
 		in.console.close()
 	})
 }
@@ -201,12 +200,12 @@ func (in *instance) Exit() runtime.Exit {
 }
 
 // describe says how it ended.
-func (in *instance) describe(s process.Status) runtime.Exit {
+func (in *instance) describe(s status) runtime.Exit {
 	e := ending{
 		status: s, oom: in.rt.cgroups.oomKills(in.rec.Leaf),
 		panicked: firstLine(filepath.Join(in.runDir, panicLog)), said: in.console.log.recent(),
 	}
-	exit := runtime.Exit{Reason: e.reason(), Requested: in.stopped.Load(), At: s.At}
+	exit := runtime.Exit{Reason: e.reason(), Requested: in.stopped.Load(), At: s.at}
 	if exit.Requested {
 		exit.Reason = "stopped"
 	}
@@ -239,4 +238,3 @@ func (in *instance) Usage() (runtime.Usage, error) {
 	disk, e := allocated(in.rec.Live)
 	return runtime.Usage{MemoryBytes: memory, DiskBytes: disk}, errors.Join(err, e)
 }
-

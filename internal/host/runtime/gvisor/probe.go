@@ -22,6 +22,7 @@ func probe(ctx context.Context, b build, o Options) (cgroups, error) {
 		if ctx.Err() != nil {
 			return c, err
 		}
+		o.Logger.Warn("sandboxes run without limits", "component", Name, "error", err)
 		c = c.none("runsc cannot use the host's cgroups: " + err.Error())
 	}
 	if err := probeOnce(ctx, b, o, c); err != nil {

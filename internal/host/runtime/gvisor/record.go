@@ -3,8 +3,6 @@ package gvisor
 import (
 	"encoding/json"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -67,8 +65,7 @@ type captureRecord struct {
 type savedFile struct {
 	Name string `json:"name"`
 	Size int64  `json:"size"`
-	// Sum of the small ones; pages.img is trusted to its size (see doc.go).
-	Sum string `json:"sum,omitempty"`
+	Sum  string `json:"sum"`
 }
 
 // instanceRecord is what Adopt needs.
@@ -136,7 +133,7 @@ func (r *Runtime) loadable(spec runtime.Spec, c runtime.Capture, kind string) (c
 	if err := r.builds.haveGuest(rec.Guest); err != nil {
 		return rec, err
 	}
-	return rec, verify(c.Dir, rec.Files)
+	return rec, checkSizes(c.Dir, rec.Files)
 }
 
 func checkKind(have, want string) error {
@@ -176,37 +173,4 @@ func (i identity) accepts(need identity) error {
 func otherBuild(hash string) error {
 	return fault.New(fault.FailedPrecondition, "boot", "captured disk", "it was saved by runsc build "+hash+", which is not the current one").
 		WithHint("start roost with that runsc (ROOST_RUNSC) and boot it there")
-}
-
-// verify compares a capture's files with its record before anything is started from them.
-func verify(dir string, files []savedFile) error {
-	for _, want := range files {
-		have, err := describe(filepath.Join(dir, want.Name), want.Sum != "")
-		if err != nil {
-			return fault.Wrap(err, "verify", "capture")
-		}
-		if have != want {
-			return fault.New(fault.Internal, "verify", filepath.Join(dir, want.Name),
-				fmt.Sprintf("size and checksum are %d %s, not %d %s", have.Size, have.Sum, want.Size, want.Sum)).
-				WithHint("the capture is damaged: restore its files from a backup, or destroy the sandbox")
-		}
-	}
-	return nil
-}
-
-func describe(path string, sum bool) (savedFile, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return savedFile{}, err
-	}
-	f := savedFile{Name: filepath.Base(path), Size: info.Size()}
-	if sum {
-		raw, err := os.ReadFile(path)
-		if err != nil {
-			return f, err
-		}
-		h := xxh3.Hash128(raw)
-		f.Sum = fmt.Sprintf("%016x%016x", h.Hi, h.Lo)
-	}
-	return f, nil
 }

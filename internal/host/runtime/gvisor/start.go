@@ -10,7 +10,6 @@ import (
 
 	"github.com/roosthq/roost/internal/fault"
 	"github.com/roosthq/roost/internal/host/runtime"
-	"github.com/roosthq/roost/internal/host/vmm/process"
 	"github.com/roosthq/roost/internal/undo"
 )
 
@@ -20,6 +19,8 @@ type start struct {
 	verb  string
 	args  []string
 	rec   instanceRecord
+	// check, if any, runs beside the command: what it refuses is not started.
+	check func(context.Context) error
 }
 
 // start runs a sandbox. When it fails, everything of it is ended and removed; so is what an
@@ -39,7 +40,7 @@ func (r *Runtime) start(ctx context.Context, spec runtime.Spec, st start) (_ *in
 		return nil, err
 	}
 	undos.Push("console", func(context.Context) error { c.close(); return nil })
-	err = r.command(st.build, spec.RunDir, st.rec.Leaf, spec.Port.Namespace, st.startArgs(spec.RunDir), theirs).run(ctx)
+	err = st.run(ctx, r.command(st.build, spec.RunDir, st.rec.Leaf, spec.Port.Namespace, st.startArgs(spec.RunDir), theirs))
 	if err = errors.Join(err, theirs.Close()); err != nil {
 		return nil, err
 	}
@@ -49,6 +50,28 @@ func (r *Runtime) start(ctx context.Context, spec runtime.Spec, st start) (_ *in
 	}
 	undos.Discard()
 	return r.newInstance(spec.RunDir, st.build, st.rec, proc, c, spec.Port.Namespace != ""), nil
+}
+
+// run runs the command and the check side by side. When both fail, the check says why.
+func (st start) run(ctx context.Context, c command) error {
+	if st.check == nil {
+		return c.run(ctx)
+	}
+	checked := make(chan error, 1)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		err := st.check(ctx)
+		if err != nil {
+			cancel()
+		}
+		checked <- err
+	}()
+	err := c.run(ctx)
+	if bad := <-checked; bad != nil && !errors.Is(bad, context.Canceled) {
+		return bad
+	}
+	return err
 }
 
 // prepare writes what runsc starts from.
@@ -76,12 +99,12 @@ func (st start) startArgs(runDir string) []string {
 
 func (r *Runtime) command(b build, runDir, leaf, namespace string, args []string, console *os.File) command {
 	return command{
-		build: b, runDir: runDir, network: namespace != "", cgroups: leaf != "", console: console, args: args,
+		build: b, runDir: runDir, network: namespace != "", cgroups: leaf != "", console: console, more: r.flags, args: args,
 	}
 }
 
 // started takes hold of the sentry that a command has left running.
-func (r *Runtime) started(spec runtime.Spec, rec *instanceRecord) (*process.Process, error) {
+func (r *Runtime) started(spec runtime.Spec, rec *instanceRecord) (*sentry, error) {
 	raw, err := os.ReadFile(filepath.Join(spec.RunDir, pidFile))
 	if err != nil {
 		return nil, fault.Wrap(err, "read", "pid of the sentry")
@@ -90,23 +113,23 @@ func (r *Runtime) started(spec runtime.Spec, rec *instanceRecord) (*process.Proc
 	if err != nil {
 		return nil, fault.Wrap(err, "read", "pid of the sentry")
 	}
-	if rec.StartTime, err = startTime(pid); err != nil {
-		return nil, r.died(spec, *rec, err)
-	}
-	proc, err := process.Open(pid, rec.StartTime)
+	proc, err := openSentry(pid, 0)
 	if err != nil {
 		return nil, r.died(spec, *rec, err)
 	}
-	rec.PID, rec.BootID = pid, process.BootID()
+	if owner(pid) != spec.UID {
+		proc.release()
+		return nil, r.died(spec, *rec, gone(pid))
+	}
+	rec.PID, rec.StartTime, rec.BootID = pid, proc.startTime, bootID()
 	return proc, nil
 }
 
 // died says what can be known of a sandbox that ended before it could be watched.
 func (r *Runtime) died(spec runtime.Spec, rec instanceRecord, err error) error {
-	why := ending{status: process.Status{}, oom: r.cgroups.oomKills(rec.Leaf), panicked: firstLine(filepath.Join(spec.RunDir, panicLog))}
+	why := ending{status: status{}, oom: r.cgroups.oomKills(rec.Leaf), panicked: firstLine(filepath.Join(spec.RunDir, panicLog))}
 	return fault.New(fault.Internal, "start", "sandbox "+spec.ID, "it ended at once: "+why.reason()+" ("+err.Error()+")")
 }
 
 // restoreArgs: memory is loaded before the sandbox runs (see doc.go for the figures).
 func restoreArgs(dir string) []string { return []string{"--image-path=" + dir} }
-

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"syscall"
 
-
 	"github.com/roosthq/roost/internal/fault"
 )
 
@@ -57,4 +56,3 @@ func allocated(dir string) (int64, error) {
 	}
 	return total, nil
 }
-
