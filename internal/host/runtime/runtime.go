@@ -17,8 +17,8 @@
 // (snapshot, fork). Restore returns a frozen instance, in which user processes wait for the
 // guest agent's thaw. Freeze, Thaw and Stop are idempotent; Stop is legal in every state.
 //
-// A capture of the disk alone (CaptureOptions.DiskOnly) is booted from, not restored
-// (BootOptions.From).
+// A capture of the disk alone (CaptureOptions.DiskOnly) is booted from (BootOptions.From), and
+// refused by Restore with fault.FailedPrecondition.
 //
 // # Failure rules
 //

@@ -16,7 +16,7 @@ func (b *box) adopt(record json.RawMessage) {
 	b.guest.CloseIdle()
 	b.in.Detach()
 	b.in.Detach()
-	b.rt = b.s.New(b.s.top)
+	b.rt = b.s.New(b)
 	in, err := b.rt.Adopt(b.Context(), b.spec, record)
 	require.NoError(b, err)
 	b.in = in
@@ -85,7 +85,7 @@ func (s *suite) testAdoptCaptured(t *testing.T) {
 	for content, c := range map[string]saved{"first": first, "third": second} {
 		copied := s.newBox(t)
 		copied.start(c)
-		require.Equal(t, content, copied.sh("cat /root/file"))
+		require.Equal(t, content, copied.sh(uncached+"cat /root/file"))
 		copied.goesOn(tick, copied.ticks(tick))
 	}
 }
@@ -97,7 +97,7 @@ func (s *suite) testAdoptGone(t *testing.T) {
 	b.guest.Close()
 	b.in.Detach()
 	require.NoError(t, b.rt.Reap(t.Context(), b.spec))
-	other := s.New(s.top)
+	other := s.New(t)
 	_, err := other.Adopt(t.Context(), b.spec, record)
 	refused(t, err, fault.NotFound)
 	b.in = nil

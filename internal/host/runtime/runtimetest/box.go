@@ -18,7 +18,6 @@ import (
 	"github.com/roosthq/roost/internal/fault"
 	"github.com/roosthq/roost/internal/host/guestclient"
 	"github.com/roosthq/roost/internal/host/runtime"
-	"github.com/roosthq/roost/internal/host/uids"
 )
 
 const (
@@ -55,11 +54,16 @@ type box struct {
 	captures int
 }
 
-// nextUID: no installation's (package uids), and each test process has some thousands.
+// The uids of this process: far above those of installations (package uids) and other suites.
+const (
+	firstUID = 1_000_000_000
+	uidsEach = 2000
+)
+
 var nextUID atomic.Int64
 
 func newUID() int {
-	return uids.Last + 100_000 + os.Getpid()%100_000*2000 + int(nextUID.Add(1))%2000
+	return firstUID + os.Getpid()%100_000*uidsEach + int(nextUID.Add(1))%uidsEach
 }
 
 // newBox makes what a start needs. At the case's end whatever is left of it is ended, and
@@ -165,7 +169,8 @@ func (b *box) boot(opts runtime.BootOptions) (token string) {
 	require.NoError(b, err)
 	b.in = in
 	b.connect(token)
-	require.NoError(b, b.guest.WaitReady(b.ctx()), "the guest does not answer")
+	ctx := b.ctx()
+	require.NoError(b, b.guest.WaitReady(ctx), "%v", context.Cause(ctx))
 	return token
 }
 
@@ -203,8 +208,9 @@ func (b *box) restore(from saved) {
 func (b *box) introduce() guestclient.Facts {
 	b.Helper()
 	b.id.Generation++
-	facts, err := b.guest.Handshake(b.ctx(), b.id)
-	require.NoError(b, err)
+	ctx := b.ctx()
+	facts, err := b.guest.Handshake(ctx, b.id)
+	require.NoError(b, err, "%v", context.Cause(ctx))
 	return facts
 }
 

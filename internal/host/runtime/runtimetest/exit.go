@@ -42,7 +42,7 @@ func (s *suite) testGuestEnds(t *testing.T) {
 // testConsole: what PID 1 prints is kept, bounded, after the end too; printing without end
 // fills nothing and stops nobody.
 func (s *suite) testConsole(t *testing.T) {
-	const bound, lines = 1 << 20, 18_000 // somewhat more than is kept
+	const bound, lines = 1 << 20, 17_500 // somewhat more than is kept
 	b := s.fresh(t)
 	b.sh("echo first words >/proc/1/fd/1")
 	b.await("the first words", func() bool { return b.said("first words") })

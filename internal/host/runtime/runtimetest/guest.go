@@ -28,8 +28,9 @@ const guestURL = "http://guest"
 // sh runs a shell line as root, which must succeed, and returns its output.
 func (b *box) sh(format string, args ...any) string {
 	b.Helper()
-	out, code, err := b.try(b.ctx(), fmt.Sprintf(format, args...))
-	require.NoError(b, err)
+	ctx := b.ctx()
+	out, code, err := b.try(ctx, fmt.Sprintf(format, args...))
+	require.NoError(b, err, "%v", context.Cause(ctx))
 	require.Zero(b, code, "%s: %s", fmt.Sprintf(format, args...), out)
 	return out
 }
@@ -114,6 +115,10 @@ func (b *box) content(path string) string {
 	require.NoError(b, err)
 	return text
 }
+
+// uncached makes the shell line after it read files from the disk anew, where the guest's
+// kernel can: a restored page cache would hide a disk that does not go with it.
+const uncached = "sync; { echo 3 >/proc/sys/vm/drop_caches; } 2>/dev/null; "
 
 // ticker is a shell that counts in a variable and writes down each count.
 type ticker struct {

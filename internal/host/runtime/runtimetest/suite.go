@@ -10,9 +10,8 @@ import (
 
 // Harness is what the suite needs to know of a runtime.
 type Harness struct {
-	// New makes a Runtime over the state of this host that its kind has, as an agent does when
-	// it starts: another call is another agent, which can adopt what the first one started. Its
-	// state lives until the suite ends: t is the suite's, not a case's.
+	// New makes a Runtime over what its kind keeps on this host (builds, say), as an agent does
+	// when it starts: another call is another agent, which can adopt what the first one started.
 	New func(t testing.TB) runtime.Runtime
 	// Unchecked says that damage inside a file of a capture (by its path in the capture's
 	// directory) is not noticed by Restore. A file that is cut or missing always is. Nil: all
@@ -53,35 +52,35 @@ func Run(t *testing.T, h Harness) {
 	}
 }
 
-// cases, the longest first.
+// cases, the longest last: waiting parallel tests are started from the end.
 var cases = []struct {
 	name string
 	run  func(*suite, *testing.T)
 }{
-	{"Cancelled", (*suite).testCancelled},
-	{"Boot", (*suite).testBoot},
-	{"DiskOnly", (*suite).testDiskOnly},
-	{"PauseOften", (*suite).testPauseOften},
-	{"SnapshotOften", (*suite).testSnapshotOften},
-	{"Memory", (*suite).testMemory},
-	{"Console", (*suite).testConsole},
-	{"DiskFull", (*suite).testDiskFull},
-	{"Damaged", (*suite).testDamaged},
-	{"PauseResume", (*suite).testPauseResume},
-	{"FreezeHolds", (*suite).testFreezeHolds},
-	{"States", (*suite).testStates},
-	{"Stop", (*suite).testStop},
-	{"Snapshot", (*suite).testSnapshot},
-	{"Fork", (*suite).testFork},
-	{"Chain", (*suite).testChain},
-	{"FailedCapture", (*suite).testFailedCapture},
-	{"OtherBuild", (*suite).testOtherBuild},
-	{"Adopt", (*suite).testAdopt},
-	{"AdoptCaptured", (*suite).testAdoptCaptured},
-	{"AdoptGone", (*suite).testAdoptGone},
 	{"Killed", (*suite).testKilled},
+	{"AdoptGone", (*suite).testAdoptGone},
 	{"GuestEnds", (*suite).testGuestEnds},
-	{"Discard", (*suite).testDiscard},
-	{"Usage", (*suite).testUsage},
 	{"DiskSize", (*suite).testDiskSize},
+	{"OtherBuild", (*suite).testOtherBuild},
+	{"States", (*suite).testStates},
+	{"Adopt", (*suite).testAdopt},
+	{"FailedCapture", (*suite).testFailedCapture},
+	{"Discard", (*suite).testDiscard},
+	{"FreezeHolds", (*suite).testFreezeHolds},
+	{"Usage", (*suite).testUsage},
+	{"PauseResume", (*suite).testPauseResume},
+	{"Damaged", (*suite).testDamaged},
+	{"DiskFull", (*suite).testDiskFull},
+	{"AdoptCaptured", (*suite).testAdoptCaptured},
+	{"Stop", (*suite).testStop},
+	{"Cancelled", (*suite).testCancelled},
+	{"Chain", (*suite).testChain},
+	{"Snapshot", (*suite).testSnapshot},
+	{"SnapshotOften", (*suite).testSnapshotOften},
+	{"Fork", (*suite).testFork},
+	{"Boot", (*suite).testBoot},
+	{"Memory", (*suite).testMemory},
+	{"DiskOnly", (*suite).testDiskOnly},
+	{"Console", (*suite).testConsole},
+	{"PauseOften", (*suite).testPauseOften},
 }
