@@ -25,7 +25,7 @@ func newFreezer(t *Tree) (freezer, error) {
 	case err == nil:
 		return kernelFreezer{t}, nil
 	case errors.Is(err, fs.ErrNotExist):
-		return &signalFreezer{tree: t, proc: "/proc"}, nil
+		return newSignalFreezer(t)
 	}
 	return nil, fault.Wrap(err, "look for", "cgroup freezer")
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -27,6 +28,7 @@ const stopPoll = 200 * time.Microsecond
 type signalFreezer struct {
 	tree *Tree
 	proc string
+	kill func(pid int, sig unix.Signal) error
 
 	mu      sync.Mutex
 	stopped []process // parents first
@@ -41,18 +43,31 @@ type process struct {
 	halted bool
 }
 
+func newSignalFreezer(t *Tree) (freezer, error) {
+	return &signalFreezer{tree: t, proc: "/proc", kill: unix.Kill}, nil
+}
+
+// freeze stops level after level until none runs. Of a process that has ended since the list
+// was read nobody knows whether it forked before: only a second list that is the same says that
+// there is nothing new.
 func (f *signalFreezer) freeze(ctx context.Context) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	var before map[int]process
 	for {
-		level := topmost(f.running())
-		if len(level) == 0 {
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("processes start faster than they can be stopped: %w", err)
+		}
+		all := f.list()
+		level := topmost(running(all))
+		if len(level) == 0 && maps.Equal(all, before) {
 			return nil
 		}
+		before = all
 		// Noted before it is done: a thaw after an error continues them all.
 		f.stopped = append(f.stopped, level...)
 		for _, p := range level {
-			if err := unix.Kill(p.pid, unix.SIGSTOP); err != nil && !errors.Is(err, unix.ESRCH) {
+			if err := f.kill(p.pid, unix.SIGSTOP); err != nil && !errors.Is(err, unix.ESRCH) {
 				return fmt.Errorf("stop process %d: %w", p.pid, err)
 			}
 		}
@@ -89,7 +104,7 @@ func (f *signalFreezer) thaw() error {
 		if now, ok := f.look(p.pid); !ok || now.start != p.start {
 			continue
 		}
-		if err := unix.Kill(p.pid, unix.SIGCONT); err != nil && !errors.Is(err, unix.ESRCH) {
+		if err := f.kill(p.pid, unix.SIGCONT); err != nil && !errors.Is(err, unix.ESRCH) {
 			errs = append(errs, fmt.Errorf("continue process %d: %w", p.pid, err))
 		}
 	}
@@ -100,11 +115,23 @@ func (f *signalFreezer) thaw() error {
 	return nil
 }
 
-// running are the processes of the tree that are not halted.
-func (f *signalFreezer) running() map[int]process {
+// list looks at every process of the tree; one that is gone has no start.
+func (f *signalFreezer) list() map[int]process {
 	out := map[int]process{}
 	for _, pid := range f.tree.pids() {
-		if p, ok := f.look(pid); ok && !p.halted {
+		p, ok := f.look(pid)
+		if !ok {
+			p = process{pid: pid, halted: true}
+		}
+		out[pid] = p
+	}
+	return out
+}
+
+func running(all map[int]process) map[int]process {
+	out := map[int]process{}
+	for pid, p := range all {
+		if !p.halted {
 			out[pid] = p
 		}
 	}

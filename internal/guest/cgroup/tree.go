@@ -45,7 +45,9 @@ type Tree struct {
 }
 
 // Open makes ROOT/user, thawed.
-func Open(root string) (*Tree, error) {
+func Open(root string) (*Tree, error) { return open(root, newFreezer) }
+
+func open(root string, newFreezer func(*Tree) (freezer, error)) (*Tree, error) {
 	path := filepath.Join(root, "user")
 	if err := os.MkdirAll(path, 0o755); err != nil {
 		return nil, fault.Wrap(err, "make cgroup", path)

@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/base64"
 	"fmt"
 	"io"
@@ -17,7 +16,6 @@ import (
 
 	"connectrpc.com/connect"
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
 
 	"github.com/roosthq/roost/api/gen/filesystem/filesystemconnect"
 	processpb "github.com/roosthq/roost/api/gen/process"
@@ -25,6 +23,7 @@ import (
 	guestpb "github.com/roosthq/roost/api/gen/roost/guest/v1"
 	"github.com/roosthq/roost/api/gen/roost/guest/v1/guestv1connect"
 	"github.com/roosthq/roost/internal/guest/account"
+	"github.com/roosthq/roost/internal/guest/guesttest"
 	"github.com/roosthq/roost/internal/guest/reaper"
 	"github.com/roosthq/roost/internal/guest/restore"
 )
@@ -117,9 +116,7 @@ func freshGuest(t *testing.T) *guest {
 	require.NoError(t, os.MkdirAll(g.root, 0o755))
 	require.NoError(t, os.Mkdir(g.home, 0o755))
 	require.NoError(t, os.Chown(g.home, testUID, testUID))
-	cgroup := filepath.Join(cgroupMount(t), "roost-guest-test-"+strings.ToLower(rand.Text()[:10]))
-	require.NoError(t, os.Mkdir(cgroup, 0o755))
-	t.Cleanup(func() { require.NoError(t, os.Remove(cgroup)) })
+	cgroup := guesttest.Cgroup(t)
 	g.cgroups = cgroup
 	s, err := New(t.Context(), Config{
 		ControlToken: controlToken, DefaultUser: "user", Version: "test", Root: g.root, CgroupRoot: cgroup,
@@ -128,28 +125,6 @@ func freshGuest(t *testing.T) *guest {
 	require.NoError(t, err)
 	g.serve(s)
 	return g
-}
-
-// cgroupMount is where cgroup v2 is: alone, or beside v1.
-func cgroupMount(t *testing.T) string {
-	t.Helper()
-	for _, path := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
-		if _, err := os.Stat(path + "/cgroup.procs"); err == nil && os.Getuid() == 0 {
-			return path
-		}
-	}
-	t.Skip("needs root and cgroup v2 at /sys/fs/cgroup or /sys/fs/cgroup/unified")
-	return ""
-}
-
-// notInGVisor skips a test of what gVisor's kernel cannot do.
-func notInGVisor(t *testing.T, why string) {
-	t.Helper()
-	var name unix.Utsname
-	require.NoError(t, unix.Uname(&name))
-	if strings.Contains(unix.ByteSliceToString(name.Release[:]), "gvisor") {
-		t.Skip("gVisor cannot: " + why)
-	}
 }
 
 func testUsers(t *testing.T, dir, home string) account.Database {

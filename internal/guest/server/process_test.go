@@ -17,6 +17,7 @@ import (
 
 	processpb "github.com/roosthq/roost/api/gen/process"
 	"github.com/roosthq/roost/api/gen/process/processconnect"
+	"github.com/roosthq/roost/internal/guest/guesttest"
 )
 
 func TestOutputAndExit(t *testing.T) {
@@ -377,7 +378,7 @@ func TestTerminalSignalGoesToForeground(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			if sig == syscall.SIGTERM {
-				notInGVisor(t, "its terminals do not tell their foreground group (TIOCGPGRP on the master, tpgid in /proc)")
+				guesttest.NotInGVisor(t, "its terminals do not tell their foreground group (TIOCGPGRP on the master, tpgid in /proc)")
 			}
 			g := newGuest(t)
 			msg := &processpb.StartRequest{
