@@ -1,6 +1,7 @@
 package runtimetest
 
 import (
+	"fmt"
 	"strings"
 	"syscall"
 	"testing"
@@ -69,7 +70,10 @@ func (s *suite) testMemory(t *testing.T) {
 	// Readers that are fed nothing hold what they have read: more than all memory together.
 	const eater = `(dd if=/dev/zero bs=%dM count=1 2>/dev/null; echo $? >/root/eaten) | sleep 100000`
 	for range 8 {
-		b.launch(eater, memoryMB/5)
+		if stream, err := b.exec(b.ctx(), fmt.Sprintf(eater, memoryMB/5)); err == nil { // it may have ended
+			stream.Receive()
+			_ = stream.Close()
+		}
 	}
 	b.await("the end of an eater, or of the sandbox", func() bool {
 		select {
