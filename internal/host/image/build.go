@@ -88,7 +88,7 @@ func (b *build) run(ctx context.Context) (Template, error) {
 		return err
 	})
 	g.Go(func() (err error) {
-		d.diskDir, err = b.disk(gctx)
+		d.diskDir, d.treeDir, err = b.root(gctx)
 		return err
 	})
 	if err := g.Wait(); err != nil {
@@ -108,6 +108,7 @@ func (b *build) run(ctx context.Context) (Template, error) {
 func (d *draft) name(modules []string) {
 	d.Kernel = File{Name: "vmlinuz", Path: filepath.Join(d.kernelDir, "vmlinuz")}
 	d.Disk = File{Name: "disk.ext4", Path: filepath.Join(d.diskDir, "disk.ext4")}
+	d.Tree = File{Name: "tree.erofs", Path: filepath.Join(d.treeDir, "tree.erofs")}
 	for _, m := range modules {
 		d.Modules = append(d.Modules, File{Name: m + ".ko", Path: filepath.Join(d.kernelDir, m+".ko")})
 	}
@@ -128,7 +129,8 @@ func (b *build) kernel(ctx context.Context) (k unpackedKernel, dir string, err e
 	return k, dir, err
 }
 
-func (b *build) disk(ctx context.Context) (dir string, err error) {
+// root makes the root directory and of it both forms of the file system.
+func (b *build) root(ctx context.Context) (diskDir, treeDir string, err error) {
 	var root string
 	err = b.step("install packages into the root directory", func() error {
 		cache, work, err := b.dirs("packages")
@@ -139,16 +141,34 @@ func (b *build) disk(ctx context.Context) (dir string, err error) {
 		return err
 	})
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
-	err = b.step("make the root disk", func() error {
-		if dir, err = b.work.mkdir("disk"); err != nil {
+	// One only reads while the other writes.
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() (err error) {
+		diskDir, err = b.rootForm("disk", func(dir string) error {
+			return makeDisk(ctx, b.recipe, root, filepath.Join(dir, "disk.ext4"))
+		})
+		return err
+	})
+	g.Go(func() (err error) {
+		treeDir, err = b.rootForm("tree", func(dir string) error {
+			return makeTree(ctx, b.recipe, root, filepath.Join(dir, "tree.erofs"))
+		})
+		return err
+	})
+	if err := g.Wait(); err != nil {
+		return "", "", err
+	}
+	return diskDir, treeDir, fail(os.RemoveAll(root), "remove", root)
+}
+
+func (b *build) rootForm(name string, write func(dir string) error) (dir string, err error) {
+	err = b.step("make the root "+name, func() error {
+		if dir, err = b.work.mkdir(name); err != nil {
 			return err
 		}
-		if err := makeDisk(ctx, b.recipe, root, filepath.Join(dir, "disk.ext4")); err != nil {
-			return err
-		}
-		return fail(os.RemoveAll(root), "remove", root)
+		return write(dir)
 	})
 	return dir, err
 }

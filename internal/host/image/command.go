@@ -2,6 +2,7 @@ package image
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -23,6 +24,8 @@ type command struct {
 	stdout io.Writer
 	// hint says what to do when the tool is missing or fails.
 	hint string
+	// packageName is the Debian package that has the tool, where its name does not tell.
+	packageName string
 }
 
 // run runs a tool to its end. The tool is process 1 of a process namespace and sees a mount
@@ -32,7 +35,7 @@ func (c command) run(ctx context.Context, name string, args ...string) error {
 	path, err := exec.LookPath(name)
 	if err != nil {
 		return fault.New(fault.FailedPrecondition, "run", name, "not installed").
-			WithHint("run deploy/setup as root, or apt-get install the package that has " + name)
+			WithHint("run deploy/setup as root, or apt-get install " + cmp.Or(c.packageName, "the package that has "+name))
 	}
 	// The death signal is sent when the thread that forked ends, so it must not end early.
 	runtime.LockOSThread()

@@ -3,14 +3,16 @@
 //
 // # Terms
 //
-// A template is a kernel with its modules and a root disk, found by name. A blob is a
-// directory of immutable files, named by the hash of what they hold. Warm memory is the state
-// of a VM that has booted from a template, kept so that sandboxes restore instead of booting;
-// it is good for one WarmKey only.
+// A template is a kernel with its modules and one root file system in two forms, found by
+// name: a disk (ext4), which a VM's kernel mounts, and a tree (EROFS), which a runtime without
+// a guest kernel reads. Both are made from the same directory at the same time, and one digest
+// covers both. A blob is a directory of immutable files, named by the hash of what they hold.
+// Warm memory is the state of a guest that has booted from a template, kept so that sandboxes
+// restore instead of booting; it is good for one WarmKey only.
 //
 // # On disk
 //
-//	blobs/<sha256>/…           kernel and modules, or a disk
+//	blobs/<sha256>/…           kernel and modules, a disk, or a tree
 //	templates/<name>.json      the template that has the name now
 //	manifests/<digest>.json    every template that ever had one, for sandboxes made earlier
 //	warm/<key id>/…            memory, device state, disk layer, warm.json
@@ -26,10 +28,11 @@
 //
 // # Failure rules
 //
-// Nothing published is ever edited. Before the rename every failure undoes: no stage, blob,
+// Nothing published is ever edited, and nothing here mounts it. Before the rename every failure undoes: no stage, blob,
 // process or mount stays. A process that dies leaves a stage without a lock holder, and
 // perhaps a blob that no manifest names; Open removes both. After the rename Open only
-// completes. The build runs in a process and mount namespace of its own, so that one signal
+// completes. A template of an earlier Roost may lack a form: sandboxes made from it keep it by
+// digest, and Ensure builds its successor. The build runs in a process and mount namespace of its own, so that one signal
 // ends all of it and no mount of it is ever seen by the host.
 //
 // # Example

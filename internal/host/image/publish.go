@@ -15,6 +15,7 @@ type draft struct {
 	Template
 	kernelDir string // vmlinuz and *.ko
 	diskDir   string // disk.ext4
+	treeDir   string // tree.erofs
 }
 
 // publish moves a draft's files to where they belong and makes it the template of its name.
@@ -65,13 +66,13 @@ func (d *draft) measure() error {
 	}
 	d.DiskBytes = d.Disk.SizeBytes
 	d.Digest = d.digest()
-	return errors.Join(syncTree(d.kernelDir), syncTree(d.diskDir))
+	return errors.Join(syncTree(d.kernelDir), syncTree(d.diskDir), syncTree(d.treeDir))
 }
 
 // addBlobs renames the draft's directories into blobs/ and points the manifest there. It
 // returns the blobs that were not there before.
 func (s *Store) addBlobs(d *draft) (added []string, err error) {
-	for _, dir := range []string{d.kernelDir, d.diskDir} {
+	for _, dir := range []string{d.kernelDir, d.diskDir, d.treeDir} {
 		id := blobID(d.pointers(), dir)
 		isNew, err := s.addBlob(dir, id)
 		if isNew {

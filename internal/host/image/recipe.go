@@ -29,8 +29,17 @@ type Recipe struct {
 	Customize string `json:"customize"`
 }
 
-// Digest is the hash of all that the recipe says.
-func (r Recipe) Digest() string { return hashJSON(r) }
+// form counts the changes in what a build makes of a recipe. 2: the tree.
+const form = 2
+
+// Digest is the hash of all that the recipe says, and of what this Roost makes of it: a
+// template that lacks something that an older one did not make is built again.
+func (r Recipe) Digest() string {
+	return hashJSON(struct {
+		Recipe Recipe
+		Form   int
+	}{r, form})
+}
 
 var (
 	packageForm = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`)

@@ -3,6 +3,7 @@ package image
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -109,6 +110,9 @@ func (b rootBuild) finish() error {
 			return err
 		}
 	}
+	if err := makeMountPoints(b.root); err != nil {
+		return err
+	}
 	files := map[string]string{
 		"etc/apt/sources.list": string(lines(b.recipe.Mirrors)),
 		"etc/hostname":         b.recipe.Hostname + "\n",
@@ -123,6 +127,26 @@ func (b rootBuild) finish() error {
 	for name, content := range files {
 		if err := replaceFile(filepath.Join(b.root, name), content); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// makeMountPoints makes what a guest mounts over, in a tree that nobody can add to later. What
+// packages made stays as it is.
+func makeMountPoints(root string) error {
+	for name, mode := range map[string]os.FileMode{
+		"proc": 0o555, "sys": 0o555, "dev": 0o755, "run": 0o755, "tmp": 0o777 | os.ModeSticky,
+	} {
+		path := filepath.Join(root, name)
+		switch err := os.Mkdir(path, mode); {
+		case errors.Is(err, fs.ErrExist):
+		case err != nil:
+			return err
+		default:
+			if err := os.Chmod(path, mode); err != nil { // whatever our umask is
+				return err
+			}
 		}
 	}
 	return nil

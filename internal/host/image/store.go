@@ -2,6 +2,7 @@ package image
 
 import (
 	"errors"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -96,6 +97,9 @@ func (s *Store) sweepStages() error {
 
 func (s *Store) sweepStage(lock string) error {
 	f, err := os.OpenFile(lock, os.O_RDWR|syscall.O_CLOEXEC, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // its owner removed it since we listed it, which needs no lock of the store's
+	}
 	if err != nil {
 		return err
 	}

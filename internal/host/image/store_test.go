@@ -50,6 +50,9 @@ func TestPublishedTemplateIsReadBack(t *testing.T) {
 	content, err := os.ReadFile(got.DiskPath())
 	require.NoError(t, err)
 	require.Equal(t, "disk content", string(content))
+	tree, err := os.ReadFile(got.TreePath())
+	require.NoError(t, err)
+	require.Equal(t, "tree of disk content", string(tree))
 	require.NoError(t, got.Verify())
 	byDigest, err := again.TemplateByDigest(got.Digest)
 	require.NoError(t, err)
@@ -99,7 +102,7 @@ func TestPublishersInParallelAllSucceed(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	require.Len(t, entries(t, s, blobsDir), 3, "one kernel, two disks")
+	require.Len(t, entries(t, s, blobsDir), 5, "one kernel, two disks, two trees")
 	require.Len(t, entries(t, s, manifestsDir), 2)
 	require.Empty(t, entries(t, s, stageDir))
 }
@@ -115,7 +118,7 @@ func TestFailedPublishLeavesNothing(t *testing.T) {
 	_, err := s.publish(d)
 	require.Error(t, err)
 	require.NoError(t, work.remove())
-	require.Len(t, entries(t, s, blobsDir), 2, "only the old template's")
+	require.Len(t, entries(t, s, blobsDir), 3, "only the old template's")
 	require.Empty(t, entries(t, s, stageDir))
 	require.NoError(t, old.Verify())
 }
@@ -128,11 +131,12 @@ func TestOpenRemovesBlobsThatWereNeverPublished(t *testing.T) {
 	require.NoError(t, d.measure())
 	added, err := s.addBlobs(&d) // and here the process died
 	require.NoError(t, err)
-	require.Len(t, added, 1)
+	require.Len(t, added, 2, "disk and tree")
 	require.NoError(t, work.remove())
 	_, err = Open(s.Dir(), quiet)
 	require.NoError(t, err)
-	require.NotContains(t, entries(t, s, blobsDir), added[0])
+	require.NotSubset(t, entries(t, s, blobsDir), added[:1])
+	require.NotSubset(t, entries(t, s, blobsDir), added[1:])
 	require.NoError(t, kept.Verify())
 }
 
@@ -170,27 +174,72 @@ func TestManifestCannotNameFilesOutside(t *testing.T) {
 	path := s.path(templatesDir, "base.json")
 	var m Template
 	require.NoError(t, readJSON(path, &m))
-	m.Disk.Path = "../../etc/passwd"
-	require.NoError(t, writeJSON(path, m))
-	_, err := s.Template("base")
-	require.ErrorContains(t, err, "leaves the store")
+	for _, f := range m.pointers() {
+		kept := f.Path
+		f.Path = "../../etc/passwd"
+		require.NoError(t, writeJSON(path, m))
+		_, err := s.Template("base")
+		require.ErrorContains(t, err, "leaves the store", f.Name)
+		f.Path = kept
+	}
 }
 
 func TestDamageIsSeen(t *testing.T) {
 	t.Parallel()
+	for part, path := range map[string]func(Template) string{"disk": Template.DiskPath, "tree": Template.TreePath} {
+		t.Run(part, func(t *testing.T) {
+			t.Parallel()
+			s := openStore(t)
+			made := publishSmall(t, s, "base", "kernel", "disk")
+			file := path(made)
+			content, err := os.ReadFile(file)
+			require.NoError(t, err)
+			require.NoError(t, os.Chmod(file, 0o600))
+			content[len(content)-1]++
+			require.NoError(t, os.WriteFile(file, content, 0o600))
+			err = made.Verify()
+			require.Equal(t, fault.FailedPrecondition, fault.KindOf(err))
+			require.NotEmpty(t, fault.HintOf(err))
+			require.NoError(t, os.Truncate(file, 1))
+			_, err = s.Template("base")
+			require.Equal(t, fault.FailedPrecondition, fault.KindOf(err))
+			require.NoError(t, os.Remove(file))
+			_, err = s.Template("base")
+			require.Equal(t, fault.FailedPrecondition, fault.KindOf(err))
+		})
+	}
+}
+
+// An older Roost's template has no tree: sandboxes made from it go on, and Ensure wants another.
+func TestTemplateWithoutATree(t *testing.T) {
+	t.Parallel()
 	s := openStore(t)
-	made := publishSmall(t, s, "base", "kernel", "disk")
-	require.NoError(t, os.Chmod(made.DiskPath(), 0o600))
-	require.NoError(t, os.WriteFile(made.DiskPath(), []byte("dusk"), 0o600))
-	err := made.Verify()
-	require.Equal(t, fault.FailedPrecondition, fault.KindOf(err))
-	require.NotEmpty(t, fault.HintOf(err))
-	require.NoError(t, os.Truncate(made.DiskPath(), 1))
-	_, err = s.Template("base")
-	require.Equal(t, fault.FailedPrecondition, fault.KindOf(err))
-	require.NoError(t, os.Remove(made.DiskPath()))
-	_, err = s.Template("base")
-	require.Equal(t, fault.FailedPrecondition, fault.KindOf(err))
+	r := Recipe{
+		Name: "base", Suite: "bookworm", Mirrors: []string{"deb x"}, KernelPackage: "linux", Modules: []string{"virtio"},
+		DefaultUser: "user", Hostname: "roost",
+	}
+	require.NoError(t, r.Validate())
+	work, d := smallDraft(t, s, r.Name, "kernel", "disk")
+	d.RecipeDigest = hashJSON(r) // all that the digest covered then
+	require.NoError(t, os.Remove(d.Tree.Path))
+	d.Tree = File{}
+	old, err := s.publish(d)
+	require.NoError(t, err)
+	require.NoError(t, work.remove())
+	require.Empty(t, old.TreePath())
+	require.NoError(t, old.Verify())
+	again, err := Open(s.Dir(), quiet)
+	require.NoError(t, err)
+	byDigest, err := again.TemplateByDigest(old.Digest)
+	require.NoError(t, err)
+	require.Equal(t, old, byDigest)
+	_, err = s.Ensure(t.Context(), r, BuildOptions{})
+	require.ErrorContains(t, err, "no cache directory given", "it builds")
+
+	withTree := publishSmall(t, s, "base", "kernel", "disk")
+	require.Equal(t, old.DiskPath(), withTree.DiskPath())
+	require.NotEqual(t, old.Digest, withTree.Digest, "the digest covers the tree")
+	require.Greater(t, withTree.SizeBytes, old.SizeBytes)
 }
 
 func TestStoreIsPrivate(t *testing.T) {
@@ -204,4 +253,11 @@ func TestStoreIsPrivate(t *testing.T) {
 		require.Zero(t, info.Mode().Perm()&0o077, "%s is %v", path, info.Mode())
 		return nil
 	}))
+}
+
+// Its owner may remove a stage between our listing and our look at it.
+func TestSweepOfAStageThatIsGone(t *testing.T) {
+	t.Parallel()
+	s := openStore(t)
+	require.NoError(t, s.sweepStage(s.path(stageDir, "gone.lock")))
 }

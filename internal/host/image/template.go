@@ -14,7 +14,7 @@ import (
 
 // File is an immutable file of the store.
 type File struct {
-	// Name without directory: "vmlinuz", "virtio_blk.ko", "disk.ext4".
+	// Name without directory: "vmlinuz", "virtio_blk.ko", "disk.ext4", "tree.erofs".
 	Name string `json:"name"`
 	// Path is absolute for callers; in a manifest it is relative to the store.
 	Path      string `json:"path"`
@@ -25,7 +25,8 @@ type File struct {
 // Template is what sandboxes start from.
 type Template struct {
 	Name string `json:"name"`
-	// Digest of all that the template holds: kernel, modules, disk, default user.
+	// Digest of all that the template holds: kernel, modules, disk, tree, default user. It is
+	// the same whichever runtime a sandbox has.
 	Digest    string    `json:"digest"`
 	CreatedAt time.Time `json:"created_at"`
 	// RecipeDigest tells whether a recipe has changed since.
@@ -36,6 +37,8 @@ type Template struct {
 	// Modules in the order in which they must be loaded.
 	Modules []File `json:"modules"`
 	Disk    File   `json:"disk"`
+	// Tree is the disk's content as an EROFS image; empty in a template of an earlier Roost.
+	Tree File `json:"tree,omitzero"`
 	// DiskBytes is the disk's virtual size and so the smallest disk of a sandbox.
 	DiskBytes int64 `json:"disk_bytes"`
 	// SizeBytes is the real use on this host's disk.
@@ -47,6 +50,9 @@ func (t Template) KernelPath() string { return t.Kernel.Path }
 
 // DiskPath is the raw root disk; never write to it.
 func (t Template) DiskPath() string { return t.Disk.Path }
+
+// TreePath is the EROFS image, read-only for all; "" if the template was built without one.
+func (t Template) TreePath() string { return t.Tree.Path }
 
 // ModulePaths are the kernel modules in load order.
 func (t Template) ModulePaths() []string {
@@ -90,10 +96,16 @@ func (f File) Verify() error {
 }
 
 func (t Template) files() []File {
-	return append([]File{t.Kernel, t.Disk}, t.Modules...)
+	files := []File{t.Kernel, t.Disk}
+	if t.hasTree() {
+		files = append(files, t.Tree)
+	}
+	return append(files, t.Modules...)
 }
 
-// digest covers what a VM can see of the template, not when or how it was made.
+func (t Template) hasTree() bool { return t.Tree.Name != "" }
+
+// digest covers what a guest can see of the template, not when or how it was made.
 func (t Template) digest() string {
 	type part struct{ Name, SHA256 string }
 	var parts []part
@@ -192,6 +204,9 @@ func (s *Store) loadTemplate(path string) (Template, error) {
 
 func (t *Template) pointers() []*File {
 	files := []*File{&t.Kernel, &t.Disk}
+	if t.hasTree() {
+		files = append(files, &t.Tree)
+	}
 	for i := range t.Modules {
 		files = append(files, &t.Modules[i])
 	}

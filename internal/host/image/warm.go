@@ -12,7 +12,7 @@ import (
 )
 
 // WarmKey is everything that saved memory depends on. Restoring under any other is wrong, so
-// another key is other memory. The size of a sandbox's disk is not part of it.
+// another key is other memory.
 type WarmKey struct {
 	// Image is the template's digest.
 	Image string `json:"image"`
@@ -30,6 +30,9 @@ type WarmKey struct {
 	CPU      string `json:"cpu"`
 	VCPUs    int    `json:"vcpus"`
 	MemoryMB int    `json:"memory_mb"`
+	// DiskMB is the size of the sandbox's disk where a capture fixes it for all that restore
+	// it; 0 where a disk grows at its restore, and memory serves every size.
+	DiskMB int `json:"disk_mb,omitempty"`
 }
 
 // ID is the key's hash, and the name of its directory.

@@ -66,7 +66,7 @@ func TestEveryPartOfTheKeyCounts(t *testing.T) {
 	seen := map[string]bool{base.ID(): true}
 	for _, k := range []WarmKey{
 		{Image: "x"}, {Kernel: "x"}, {Cmdline: "x"}, {Guest: "x"}, {Boot: "x"}, {Runtime: "x"},
-		{Machine: "x"}, {CPU: "x"}, {VCPUs: 1}, {MemoryMB: 1},
+		{Machine: "x"}, {CPU: "x"}, {VCPUs: 1}, {MemoryMB: 1}, {DiskMB: 1},
 	} {
 		require.False(t, seen[k.ID()], "%+v", k)
 		seen[k.ID()] = true
