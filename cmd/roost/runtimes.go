@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"path/filepath"
 	"slices"
 
 	"github.com/roosthq/roost/internal/fault"
@@ -66,20 +67,33 @@ func openRuntimes(ctx context.Context, s site) (runtimes, error) {
 	if ctx.Err() != nil {
 		return nil, fault.Wrap(ctx.Err(), "try", "runtimes")
 	}
-	chosen := s.opts.runtime
-	slices.SortStableFunc(all, func(a, b candidate) int { return a.rank(chosen) - b.rank(chosen) })
-	best := all[0]
-	switch {
-	case best.rt != nil, s.leaving:
-		return all, nil
-	case chosen != runtimeAuto:
-		return nil, fault.Wrap(best.err, "start", "runtime "+chosen)
+	all.sort(s.opts.runtime)
+	if l, later := all[0].rt.(*lazy); later && !s.leaving {
+		// What sandboxes will run in must work now.
+		if _, err := l.get(ctx); err != nil {
+			all[0].rt, all[0].err = nil, err
+			all.sort(s.opts.runtime)
+		}
 	}
+	if all[0].rt == nil && !s.leaving {
+		return nil, all.failure(s.opts.runtime)
+	}
+	return all, nil
+}
+
+func (r runtimes) sort(chosen string) {
+	slices.SortStableFunc(r, func(a, b candidate) int { return a.rank(chosen) - b.rank(chosen) })
+}
+
+// failure says why the chosen runtime, or every one, does not work.
+func (r runtimes) failure(chosen string) error {
 	var errs []error
-	for _, c := range all {
-		errs = append(errs, fault.Wrap(c.err, "start", "runtime "+c.name))
+	for _, c := range r {
+		if chosen == runtimeAuto || c.name == chosen {
+			errs = append(errs, fault.Wrap(c.err, "start", "runtime "+c.name))
+		}
 	}
-	return nil, errors.Join(errs...)
+	return errors.Join(errs...)
 }
 
 // rank is lower for what is better: the choice, then what works, by isolation.
@@ -95,29 +109,66 @@ func (c candidate) rank(chosen string) int {
 	}
 }
 
+// openQEMU boots a guest under KVM to see whether that works. Without KVM it is the last choice
+// and made when somebody asks for it.
 func openQEMU(ctx context.Context, s site) candidate {
-	c := candidate{name: qemu.Name, isolation: runtime.Emulated}
-	driver, err := qemu.New(ctx, qemu.Options{
-		Accel: s.opts.accel, ProbeKernel: s.kernel, ProbeUID: s.installation.UIDs.UID(0), Logger: s.log,
-	})
+	c := candidate{name: qemu.Name, isolation: runtime.Emulated, limits: machineLimits}
+	opts := qemu.Options{Accel: s.opts.accel, ProbeKernel: s.kernel, ProbeUID: s.installation.UIDs.UID(0), Logger: s.log}
+	if c.why = translated(opts.Accel); c.why != "" {
+		opts.Accel = qemu.AccelTCG
+		if c.err = qemu.Installed(); c.err != nil {
+			return c
+		}
+		c.rt = &lazy{
+			name: c.name, isolation: c.isolation, caps: new(microvm.Runtime).Capabilities(),
+			open: func(ctx context.Context) (runtime.Runtime, error) {
+				rt, _, err := newQEMU(ctx, opts)
+				return rt, err
+			},
+		}
+		return c
+	}
+	rt, why, err := newQEMU(ctx, opts)
 	if err != nil {
 		c.err = err
 		return c
 	}
-	c.rt, c.why = microvm.New(driver, qcow2.New()), driver.AccelReason()
-	c.isolation = c.rt.Isolation()
-	c.limits = []doctor.Limit{
-		{Name: "cpu", InForce: true, Why: "the machine's vCPUs; QEMU's own threads have none"},
-		{Name: "memory", InForce: true, Why: "the machine's size; QEMU's own use has none"},
-		{Name: "pids", InForce: true, Why: "none of the guest's is the host's"},
-	}
+	c.rt, c.why, c.isolation = rt, why, rt.Isolation()
 	return c
+}
+
+// translated says why a guest's code is certainly translated; "" is only that it may not be.
+func translated(accel string) (why string) {
+	switch accel {
+	case qemu.AccelTCG:
+		return "no KVM, as the operator chose"
+	case qemu.AccelKVM:
+		return ""
+	default:
+		return qemu.WithoutKVM()
+	}
+}
+
+func newQEMU(ctx context.Context, opts qemu.Options) (rt runtime.Runtime, why string, err error) {
+	driver, err := qemu.New(ctx, opts)
+	if err != nil {
+		return nil, "", err
+	}
+	return microvm.New(driver, qcow2.New()), driver.AccelReason(), nil
+}
+
+// machineLimits are those of a VM: it has no more than it was made with.
+var machineLimits = []doctor.Limit{
+	{Name: "cpu", InForce: true, Why: "the machine's vCPUs; QEMU's own threads have none"},
+	{Name: "memory", InForce: true, Why: "the machine's size; QEMU's own use has none"},
+	{Name: "pids", InForce: true, Why: "none of the guest's is the host's"},
 }
 
 func openGVisor(ctx context.Context, s site) candidate {
 	c := candidate{name: gvisor.Name, isolation: runtime.Sentry}
+	builds := paths.Data(s.opts.data).Builds()
 	rt, err := gvisor.New(ctx, gvisor.Options{
-		Builds: paths.Data(s.opts.data).Builds(), CgroupParent: cgroupParent(s.installation),
+		Runsc: s.keptRunsc(builds), Builds: builds, CgroupParent: cgroupParent(s.installation),
 		ProbeUID: s.installation.UIDs.UID(0), ProbeGuest: s.guest, Logger: s.log,
 	})
 	if err != nil {
@@ -129,6 +180,19 @@ func openGVisor(ctx context.Context, s site) candidate {
 		c.limits = append(c.limits, doctor.Limit(l))
 	}
 	return c
+}
+
+// keptRunsc is one of the builds that the installation keeps, for a roost that leaves a host which
+// has none any more: it knows best what sandboxes of its own leave behind. "" is the usual one.
+func (s site) keptRunsc(builds string) string {
+	if _, err := gvisor.Find(); err == nil || !s.leaving {
+		return ""
+	}
+	kept, _ := filepath.Glob(filepath.Join(builds, "runsc-*", "runsc"))
+	if len(kept) == 0 {
+		return ""
+	}
+	return kept[0]
 }
 
 // cgroupParent is the cgroup in which the installation's are.
@@ -219,5 +283,9 @@ func (c candidate) check(context.Context) doctor.Finding {
 		hint := cmp.Or(fault.HintOf(c.err), "sandboxes run in the others")
 		return doctor.Finding{Name: c.name, Status: doctor.Warn, Detail: "does not work here: " + c.reason(), Hint: hint}
 	}
-	return doctor.Finding{Name: c.name, Status: doctor.OK, Detail: fmt.Sprintf("works, isolation %s: %s", c.isolation, c.why)}
+	detail := fmt.Sprintf("works, isolation %s: %s", c.isolation, c.why)
+	if c.isolation == runtime.Emulated {
+		detail += "; guests are translated, with no guarantee from QEMU's makers"
+	}
+	return doctor.Finding{Name: c.name, Status: doctor.OK, Detail: detail}
 }

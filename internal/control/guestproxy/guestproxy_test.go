@@ -3,11 +3,13 @@ package guestproxy
 import (
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/roosthq/roost/api/gen/process"
 	"github.com/roosthq/roost/internal/fault"
@@ -74,4 +76,31 @@ func TestChecks(t *testing.T) {
 	require.Error(t, CheckUser("é"))
 	require.NoError(t, CheckPath("rel/path"))
 	require.Error(t, CheckPath(strings.Repeat("x", 5000)))
+}
+
+// A guest that stops in the middle of an answer was paused or has ended: nobody's request was
+// malformed.
+func TestAProcessWhoseSandboxEnds(t *testing.T) {
+	t.Parallel()
+	start := &process.StartResponse{Event: &process.ProcessEvent{Event: &process.ProcessEvent_Start{
+		Start: &process.ProcessEvent_StartEvent{Pid: 7},
+	}}}
+	raw, err := proto.Marshal(start)
+	require.NoError(t, err)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		w.Header().Set("Content-Type", "application/connect+proto")
+		_, _ = w.Write(append([]byte{0, 0, 0, 0, byte(len(raw))}, raw...))
+		_, _ = w.Write([]byte{0, 0}) // the beginning of another
+	}))
+	defer srv.Close()
+	transport := &http.Transport{}
+	defer transport.CloseIdleConnections()
+	p, err := New(srv.URL, transport).Guest("x", "").Start(t.Context(), Command{Cmd: []string{"sleep"}})
+	require.NoError(t, err)
+	defer p.Close()
+	_, err = p.Next()
+	require.Equal(t, fault.Unavailable, fault.KindOf(err), err)
+	require.ErrorContains(t, err, "the sandbox was paused or ended")
+	require.Contains(t, fault.HintOf(err), "roost info")
 }

@@ -3,7 +3,9 @@ package guestproxy
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -170,8 +172,10 @@ func receive[M any](s *connect.ServerStreamForClient[M], event func(*M) *process
 	}
 	err := s.Err()
 	_ = s.Close()
-	if err == nil {
-		err = fault.New(fault.Unavailable, "", "", "the guest's answer ended before the process")
+	if err == nil || errors.Is(err, io.ErrUnexpectedEOF) {
+		// The sandbox was paused, or it ended: a guest does not end by itself in the middle.
+		err = fault.New(fault.Unavailable, "", "", "the sandbox was paused or ended before the process did").
+			WithHint("`roost info ID` says which, and why")
 	}
 	return nil, err
 }

@@ -97,6 +97,12 @@ func (d *Driver) Identity() vmm.Identity { return d.identity }
 // AccelReason says why the accelerator is the one it is, for doctor.
 func (d *Driver) AccelReason() string { return d.accel.reason }
 
+// Installed says whether there is a QEMU.
+func Installed() error {
+	_, err := find("")
+	return err
+}
+
 func find(binary string) (string, error) {
 	if binary == "" {
 		binary = binaryName

@@ -56,14 +56,8 @@ func probeOnce(ctx context.Context, binary string, o Options) ProbeResult {
 // Probe boots o's probe kernel under KVM and waits until it prints. Opening /dev/kvm proves
 // nothing: there are hosts where every ioctl answers and firmware runs, and no kernel does.
 func Probe(ctx context.Context, binary string, o Options) ProbeResult {
-	f, err := os.OpenFile(kvmDevice, os.O_RDWR, 0)
-	if err != nil {
-		return ProbeResult{Reason: "no KVM: " + err.Error()}
-	}
-	_ = f.Close()
-	if !kvmAllowed() {
-		return ProbeResult{Reason: "KVM not usable: " + kvmDevice + " is root's alone, and a VM runs as another user" +
-			" (chgrp kvm " + kvmDevice + " && chmod 660 " + kvmDevice + ")"}
+	if why := WithoutKVM(); why != "" {
+		return ProbeResult{Reason: why}
 	}
 	if o.ProbeKernel == "" {
 		return ProbeResult{Reason: "KVM not tried: no kernel to boot"}
@@ -74,6 +68,21 @@ func Probe(ctx context.Context, binary string, o Options) ProbeResult {
 		return ProbeResult{Reason: "KVM does not run a guest: " + err.Error()}
 	}
 	return ProbeResult{Works: true, Reason: "a guest booted under KVM"}
+}
+
+// WithoutKVM says why KVM cannot work here, as far as that is seen without booting anything; ""
+// is only that it may.
+func WithoutKVM() (why string) {
+	f, err := os.OpenFile(kvmDevice, os.O_RDWR, 0)
+	if err != nil {
+		return "no KVM: " + err.Error()
+	}
+	_ = f.Close()
+	if !kvmAllowed() {
+		return "KVM not usable: " + kvmDevice + " is root's alone, and a VM runs as another user" +
+			" (chgrp kvm " + kvmDevice + " && chmod 660 " + kvmDevice + ")"
+	}
+	return ""
 }
 
 func runProbe(ctx context.Context, binary string, accel accelerator, o Options) (err error) {
