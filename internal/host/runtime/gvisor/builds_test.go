@@ -153,7 +153,7 @@ func TestUpgrade(t *testing.T) {
 	require.Equal(t, "kept", n.run("cat /root/file"))
 	exe, err := os.Readlink("/proc/" + strconv.Itoa(n.in.rec.PID) + "/exe")
 	require.NoError(t, err)
-	t.Log(exe)
+	require.Equal(t, before.build.path, exe)
 	again, _ := n.capture(runtime.CaptureOptions{}) // by the build that runs it
 	rec, err := parseCapture(again)
 	require.NoError(t, err)

@@ -69,6 +69,20 @@ func TestNoCgroups(t *testing.T) {
 	require.Positive(t, mine)
 }
 
+// TestRemoveCgroups: what a dead agent left goes, what is in use stays.
+func TestRemoveCgroups(t *testing.T) {
+	t.Parallel()
+	c := findCgroups(cgroupParent() + "r")
+	if c.version == 0 {
+		t.Skip("no cgroups on this host")
+	}
+	leaf := filepath.Join(c.dir("memory"), "dead-1")
+	require.NoError(t, os.MkdirAll(leaf, 0o755))
+	require.NoError(t, RemoveCgroups(c.parent))
+	require.NoDirExists(t, c.dir("memory"))
+	require.NoError(t, RemoveCgroups(c.parent), "twice")
+}
+
 // TestConsoleSurvivesItsFiles: text that cannot be kept is lost, and who prints goes on.
 func TestConsoleSurvivesItsFiles(t *testing.T) {
 	t.Parallel()

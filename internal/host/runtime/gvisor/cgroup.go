@@ -220,15 +220,23 @@ func removeCgroup(ctx context.Context, dir string) error {
 }
 
 // RemoveCgroups removes the cgroups that sandboxes' were made in, for a host that roost leaves.
+// Leaves of sandboxes that died with their agent go with them; one that something runs in stays,
+// and is an error.
 func RemoveCgroups(parent string) error {
 	c := cgroups{parent: parent}
-	dirs, err := c.leaves("")
+	all, err := c.leaves("*")
+	if err != nil {
+		return err
+	}
+	parents, err := c.leaves("")
 	if err != nil {
 		return err
 	}
 	var errs []error
-	for _, dir := range dirs {
-		if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
+	for _, dir := range append(all, parents...) {
+		// Of what matches, files of the parent are not directories.
+		err := unix.Rmdir(dir)
+		if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENOTDIR) {
 			errs = append(errs, fault.Wrap(err, "remove", "cgroup "+dir))
 		}
 	}

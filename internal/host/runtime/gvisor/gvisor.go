@@ -69,7 +69,7 @@ func New(ctx context.Context, o Options) (*Runtime, error) {
 		return nil, err
 	}
 	r := &Runtime{builds: kept, build: b, cpu: cpuID()}
-	if r.cgroups, err = probe(ctx, b, o); err != nil {
+	if r.cgroups, err = probe(ctx, kept, b, o); err != nil {
 		return nil, err
 	}
 	return r, nil

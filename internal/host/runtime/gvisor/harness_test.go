@@ -150,7 +150,7 @@ func newBox(t *testing.T) *box {
 
 func newBoxOf(t *testing.T, rt *Runtime) *box {
 	t.Helper()
-	dir, err := os.MkdirTemp(world, "b")
+	dir, err := os.MkdirTemp(world, "b") //nolint:usetesting // a socket's path must be short
 	require.NoError(t, err)
 	uid := newUID()
 	b := &box{t: t, rt: rt, slot: newSlot(t), token: testToken}

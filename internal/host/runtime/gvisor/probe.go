@@ -12,7 +12,15 @@ import (
 )
 
 // probe runs a program in a sandbox to its end: with limits, and where that fails without.
-func probe(ctx context.Context, b build, o Options) (cgroups, error) {
+func probe(ctx context.Context, kept *builds, b build, o Options) (cgroups, error) {
+	if o.ProbeGuest != "" {
+		// As a sandbox runs it: its uid could not enter just any directory.
+		hash, err := kept.keepGuest(o.ProbeGuest)
+		if err != nil {
+			return cgroups{}, err
+		}
+		o.ProbeGuest = kept.guest(hash)
+	}
 	c := findCgroups(o.CgroupParent)
 	if c.version != 0 {
 		err := probeOnce(ctx, b, o, c)
