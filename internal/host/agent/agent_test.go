@@ -380,3 +380,31 @@ func TestServerTwiceAndAfterAKill(t *testing.T) {
 	require.Error(t, broken.Start(t.Context()))
 	require.Error(t, broken.Start(t.Context()), "it does not say that it runs")
 }
+
+// So is an RPC, in its own protocol: what it is told is the reason, not that something broke.
+func TestProxyOfAnRPCThatADeathCuts(t *testing.T) {
+	t.Parallel()
+	a := serve(t)
+	s := a.made(id("a"))
+	uid := a.uid(s)
+	a.Runtime.Cut(uid, true)
+	got := make(chan error)
+	go func() {
+		client := processconnect.NewProcessClient(a.http, base+"/sandboxes/"+s.GetId()+"/guest")
+		_, err := client.List(t.Context(), connect.NewRequest(&process.ListRequest{}))
+		got <- err
+	}()
+	time.Sleep(50 * time.Millisecond) // the request is on its way; later it is told the same
+	a.Runtime.Kill(uid, "out of memory")
+	select {
+	case err := <-got:
+		require.Equal(t, connect.CodeFailedPrecondition, connect.CodeOf(err), err)
+		require.Contains(t, fault.HintOf(fault.FromConnect(err)), "roost info "+s.GetId())
+	case <-time.After(10 * time.Second):
+		t.Fatal("the request hangs")
+	}
+	now, err := a.rpc.GetSandbox(t.Context(), connect.NewRequest(&hostv1.GetSandboxRequest{SandboxId: s.GetId()}))
+	require.NoError(t, err)
+	require.Equal(t, hostv1.SandboxState_SANDBOX_STATE_FAILED, now.Msg.GetSandbox().GetState())
+	require.Equal(t, "out of memory", now.Msg.GetSandbox().GetReason())
+}

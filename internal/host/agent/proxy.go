@@ -59,7 +59,8 @@ func (p *guestProxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			}
 			return nil
 		},
-		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
+		// Its request is the outgoing one, whose path is another.
+		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
 			refuse(w, r, p.broken(id, err))
 		},
 		Transport:     guest.Transport,

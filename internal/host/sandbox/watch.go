@@ -47,12 +47,12 @@ func (m *Manager) fail(ctx context.Context, s *Sandbox, reason string) error {
 			j.Generation++
 		}
 	}
-	err := m.end(ctx, s)
-	if err == nil {
-		err = m.vacate(ctx, s, false, settle)
+	// First, so that whoever is cut off by the rest finds the reason.
+	if s.update(false, settle) != nil {
+		s.remember(settle)
 	}
-	if err != nil && s.update(false, settle) != nil {
-		s.remember(settle) // finish comes back to it
+	if err := m.end(ctx, s); err != nil {
+		return err // finish comes back to it
 	}
-	return err
+	return m.vacate(ctx, s, false, func(*journal) {})
 }
