@@ -67,11 +67,11 @@ func hop() {
 	os.Exit(0)
 }
 
-// bomb starts children without waiting for them, and they start more, to a depth of three.
+// bomb starts children without waiting for them, and they start more, to a depth of two.
 func bomb() {
 	depth := os.Getenv("DEPTH") + "x"
 	tick("b")
-	if len(depth) < 4 {
+	if len(depth) < 3 {
 		_ = os.Setenv("DEPTH", depth)
 		for range 3 {
 			start("/proc/self/exe", os.Environ(), false)

@@ -17,8 +17,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stopPoll is how often a process that was told to stop is looked at.
-const stopPoll = 200 * time.Microsecond
+// stopPoll is how often a process that was told to stop is looked at, and stopAgain after how
+// many looks it is told again: gVisor drops a stop that meets an execve.
+const (
+	stopPoll  = 200 * time.Microsecond
+	stopAgain = 25
+)
 
 // signalFreezer stops processes with SIGSTOP and continues them with SIGCONT. Unlike the
 // kernel's freezer it can be seen: by a parent that waits for stopped children, and by a
@@ -67,33 +71,44 @@ func (f *signalFreezer) freeze(ctx context.Context) error {
 		// Noted before it is done: a thaw after an error continues them all.
 		f.stopped = append(f.stopped, level...)
 		for _, p := range level {
-			if err := f.kill(p.pid, unix.SIGSTOP); err != nil && !errors.Is(err, unix.ESRCH) {
-				return fmt.Errorf("stop process %d: %w", p.pid, err)
+			if err := f.stop(p.pid); err != nil {
+				return err
 			}
 		}
-		if err := f.waitStopped(ctx, level); err != nil {
-			return err
+		for _, p := range level {
+			if err := f.waitStopped(ctx, p); err != nil {
+				return err
+			}
 		}
 	}
 }
 
-// waitStopped waits until none of the level runs. One that waits for its vfork'ed child goes on
-// until that has called exec: the child is of a later level and still runs.
-func (f *signalFreezer) waitStopped(ctx context.Context, level []process) error {
-	for _, p := range level {
-		for {
-			now, ok := f.look(p.pid)
-			if !ok || now.halted || now.start != p.start {
-				break
-			}
-			select {
-			case <-ctx.Done():
-				return fmt.Errorf("process %d does not stop: %w", p.pid, ctx.Err())
-			case <-time.After(stopPoll):
-			}
-		}
+func (f *signalFreezer) stop(pid int) error {
+	if err := f.kill(pid, unix.SIGSTOP); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("stop process %d: %w", pid, err)
 	}
 	return nil
+}
+
+// waitStopped waits until p does not run. One that waits for its vfork'ed child goes on until
+// that has called exec: the child is of a later level and still runs.
+func (f *signalFreezer) waitStopped(ctx context.Context, p process) error {
+	for looks := 1; ; looks++ {
+		now, ok := f.look(p.pid)
+		if !ok || now.halted || now.start != p.start {
+			return nil
+		}
+		if looks%stopAgain == 0 {
+			if err := f.stop(p.pid); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("process %d does not stop: %w", p.pid, ctx.Err())
+		case <-time.After(stopPoll):
+		}
+	}
 }
 
 func (f *signalFreezer) thaw() error {

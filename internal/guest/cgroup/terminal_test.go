@@ -41,7 +41,7 @@ func (w *world) terminal() *terminal {
 	require.NoError(w, slave.Close())
 	go t.read()
 	w.Cleanup(func() {
-		_ = cmd.Process.Kill()
+		_ = w.tree.write("cgroup.kill", "1")
 		for range t.seen { // until the last of its processes has gone
 		}
 		_ = t.master.Close()
@@ -85,11 +85,11 @@ func TestShellDoesNotNotice(t *testing.T) {
 		s := w.terminal()
 		s.types("PS1='re''ady$ '\n", "ready$ ")
 		s.types("sleep 1000 &\n", "ready$ ")
-		s.types("cat | cat\n", "\n")
+		s.types("(echo on''e; cat) | cat\n", "one\r\n")
 		s.types("first\n", "first\r\nfirst\r\n")
 		s.types("\x1a", "ready$ ") // Ctrl-Z
 		require.Equal(w, 1, strings.Count(s.said, "Stopped"))
-		s.types("tail -f /dev/null | cat\n", "\n")
+		s.types("(echo tw''o; tail -f /dev/null) | cat\n", "two\r\n")
 		freezes(w, 20)
 		s.types("\x1a", "ready$ ")
 		require.Equal(w, 2, strings.Count(s.said, "Stopped"), "Ctrl-Z reached the job in front: %q", s.said)
@@ -99,13 +99,25 @@ func TestShellDoesNotNotice(t *testing.T) {
 		jobs := s.said[before:]
 		require.Equal(w, 1, strings.Count(jobs, "Running"), jobs)
 		require.Equal(w, 2, strings.Count(jobs, "Stopped"), jobs)
+		stopped := w.stopped()
 		s.types("fg %2\n", "cat\r\n")
+		w.wait("job in front", func() bool { return w.stopped() < stopped })
 		freezes(w, 20)
 		s.types("second\n", "second\r\nsecond\r\n")
 		s.types("\x04", "ready$ ")
 		s.types("kill %1 %3; kill -CONT %3; wait; echo code-$?\n", "code-")
 		require.Equal(w, 4, strings.Count(s.said, "Stopped"), "no freeze was noticed: %q", s.said)
 	})
+}
+
+// stopped counts the processes that are.
+func (w *world) stopped() (n int) {
+	for _, pid := range w.tree.pids() {
+		if state(pid) == "T" {
+			n++
+		}
+	}
+	return n
 }
 
 func freezes(w *world, n int) {
