@@ -20,7 +20,7 @@ import (
 const (
 	cgroupMount = "/sys/fs/cgroup"
 	// overheadMB is what a sandbox's cgroup may use beyond the memory that was asked for: the
-	// sentry, the gofer and the stubs (measured: see doc.go).
+	// sentry, the gofer and the stubs. See the package comment for figures.
 	overheadMB = 48
 	// maxTasks bounds the host's threads: each process inside has a stub of its own.
 	maxTasks = 8192
@@ -90,10 +90,8 @@ func (c cgroups) try(controller string) (err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	defer func() {
-		err = errors.Join(err, os.Remove(dir))
-		_ = os.Remove(filepath.Dir(dir)) // another sandbox may be in it
-	}()
+	// Its parent stays: another start may be about to make a sandbox's in it.
+	defer func() { err = errors.Join(err, os.Remove(dir)) }()
 	file, value := limitFile(c.version, controller)
 	if err := os.WriteFile(filepath.Join(dir, file), []byte(value), 0o644); err != nil {
 		return err

@@ -131,5 +131,5 @@ func (r *Runtime) died(spec runtime.Spec, rec instanceRecord, err error) error {
 	return fault.New(fault.Internal, "start", "sandbox "+spec.ID, "it ended at once: "+why.reason()+" ("+err.Error()+")")
 }
 
-// restoreArgs: memory is loaded before the sandbox runs (see doc.go for the figures).
+// restoreArgs: memory is loaded before the sandbox runs; the package comment says why.
 func restoreArgs(dir string) []string { return []string{"--image-path=" + dir} }
