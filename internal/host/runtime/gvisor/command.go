@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/roosthq/roost/internal/fault"
@@ -80,14 +81,17 @@ func (c command) run(ctx context.Context) error {
 	cmd := exec.CommandContext(ctx, c.build.path, append(c.flags(), c.args...)...)
 	cmd.Dir = "/"
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C"}
+	var said bytes.Buffer
 	if c.console != nil {
 		cmd.Stdout, cmd.Stderr = c.console, c.console
+	} else {
+		cmd.Stderr = &said // the log may lie on the very disk that is full
 	}
 	if err := cmd.Run(); err != nil {
 		if ctx.Err() != nil {
 			return fault.Wrap(ctx.Err(), "wait for", "runsc "+verb(c.args))
 		}
-		return failure(verb(c.args), err, log)
+		return failure(verb(c.args), err, complaints(log), printable(said.String()))
 	}
 	return nil
 }
@@ -95,12 +99,13 @@ func (c command) run(ctx context.Context) error {
 // verb is a command's name for people.
 func verb(args []string) string { return args[0] }
 
-// failure says what runsc wrote to its log.
-func failure(verb string, err error, log string) error {
-	said := complaints(log)
-	if said == "" {
-		said = err.Error()
-	}
+// failure says what runsc wrote to its log, or else to its standard error.
+func failure(verb string, err error, said ...string) error {
+	said = append(said, err.Error())
+	return failureOf(verb, said[slices.IndexFunc(said, func(s string) bool { return s != "" })])
+}
+
+func failureOf(verb, said string) error {
 	return fault.New(kindOf(said), "run", "runsc "+verb, said)
 }
 

@@ -144,3 +144,27 @@ func TestFailedCapture(t *testing.T) {
 	c, _ := b.capture(runtime.CaptureOptions{})
 	require.Equal(t, "before", b.restored(c).run("cat /root/f"))
 }
+
+// TestWithoutCgroups: on a host without any, sandboxes run unlimited and are measured by process.
+func TestWithoutCgroups(t *testing.T) {
+	t.Parallel()
+	b := newBox(t)
+	rt := *b.rt
+	rt.cgroups = rt.cgroups.none("this test has none")
+	b.rt = &rt
+	b.boot(runtime.BootOptions{})
+	require.Empty(t, b.in.rec.Leaf)
+	before, err := b.in.Usage()
+	require.NoError(t, err)
+	require.Positive(t, before.MemoryBytes)
+	b.run("head -c 30000000 /dev/urandom >/dev/shm/f; head -c 20000000 /dev/urandom >/root/f")
+	after, err := b.in.Usage()
+	require.NoError(t, err)
+	require.Greater(t, after.MemoryBytes, before.MemoryBytes+20_000_000)
+	require.GreaterOrEqual(t, after.DiskBytes, int64(20_000_000))
+	c, _ := b.capture(runtime.CaptureOptions{})
+	n := newBoxOf(t, b.rt)
+	n.token, n.gen = b.token, b.gen
+	n.restore(c)
+	require.Equal(t, "30000000", n.run("stat -c %s /dev/shm/f"))
+}
