@@ -5,12 +5,15 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/roosthq/roost/internal/fault"
 )
@@ -105,19 +108,17 @@ func failure(verb string, err error, said ...string) error {
 	return failureOf(verb, said[slices.IndexFunc(said, func(s string) bool { return s != "" })])
 }
 
+// failureOf knows those failures that are the capture's or the host's, not Roost's.
 func failureOf(verb, said string) error {
-	return fault.New(kindOf(said), "run", "runsc "+verb, said)
-}
-
-// kindOf knows those failures that are the capture's or the host's, not Roost's.
-func kindOf(said string) fault.Kind {
+	said, _, _ = strings.Cut(said, ": goroutine ") // a stack is for runsc's makers
+	kind := fault.Internal
 	switch {
-	case strings.Contains(said, "no space left on device"):
-		return fault.ResourceExhausted
+	case strings.Contains(said, unix.ENOSPC.Error()):
+		return &fault.Error{Kind: fault.ResourceExhausted, Op: "run", Object: "runsc " + verb, Err: fmt.Errorf("%s (%w)", said, unix.ENOSPC)}
 	case strings.Contains(said, "missing features"), strings.Contains(said, "incompatible"):
-		return fault.FailedPrecondition
+		kind = fault.FailedPrecondition
 	}
-	return fault.Internal
+	return fault.New(kind, "run", "runsc "+verb, said)
 }
 
 // complaints are the errors in a runsc log, one line.

@@ -25,26 +25,31 @@
 // the disk keeps its size. A capture of the disk alone is runsc's file-system checkpoint; the disk
 // cannot be taken out of a full one.
 //
-// Checkpoints are whole: a parent saves nothing. An idle sandbox takes 2.8 MB, one that holds
-// 200 MB in memory 216 MB each time, and what was written to the disk comes on top, each time.
+// Checkpoints are whole: a parent saves nothing. An idle sandbox takes 2.5 to 3.2 MB, one that
+// holds 200 MB in memory 216 MB each time, and what was written to the disk comes on top, each time.
 //
-// Measured on the reference machine while it was busy, 200 MB held by Python, medians:
+// Measured on the reference machine while other work kept it busy (load 4 to 18 on two cores), so
+// small differences mean nothing:
 //
-//   - No compression. flate-best-speed makes 23 MB of 200, but saving took 1.4 s for 0.7 s and
-//     restoring 1.4 s for 0.4 s.
-//   - Not --background: the first answer came after 0.60 s with it and 0.50 s without (idle: 0.25
-//     and 0.26), for the guest needs its pages at once and the loader takes the same two cores.
-//   - Not --exclude-committed-zero-pages: zeroed memory was left out without it too.
-//   - All files are summed (xxh3: 13 ms for 200 MB, reading them 46 ms), pages.img too: at a
-//     capture beside the sync, at a restore beside runsc, which reads them as well. So a damaged
-//     file costs the start and nobody gets the sandbox.
+//   - No compression. For 200 MB of Python objects flate-best-speed wrote 23 MB for 200, but saving
+//     took 1.4 s for 0.7 s (once each), and restoring 1.4 to 1.8 s for 0.4 to 0.9 s (three each).
+//   - Not --background: no gain could be seen. Median time to the first exec with and without it,
+//     eight restores each: idle 0.25 and 0.26 s, again 0.38 and 0.30; 200 MB 0.60 and 0.50 s, again
+//     0.59 and 0.61; 600 MB 1.91 and 1.94 s.
+//   - Not --exclude-committed-zero-pages: 200 MB that were written and zeroed again made 5 MB with
+//     it and without it (tried once).
+//   - All files are summed, pages.img too: at a capture beside the sync, at a restore beside runsc,
+//     which reads them as well. xxh3 takes 13 ms for 200 MB, reading them from the page cache 46 ms.
+//     Eight restores of 200 MB took 0.43 s at best and 0.75 s in the median with the sums, 0.40 and
+//     0.61 without: where all cores are busy it is not free. For it a damaged file costs the start,
+//     and nobody gets the sandbox.
 //
 // # Limits
 //
 // The cgroup (v2, v1, or none, found by trying) limits the sentry and all stubs together. The
-// memory that it may use is what was asked for and 48 MB: sentry, gofer and stubs of a small
-// sandbox hold 20 to 28 MB, and the rest is for a sentry that has more to manage. free shows that
-// sum. At the limit the kernel ends a stub (a process inside is killed) or the sentry (the
+// memory that it may use is what was asked for and 48 MB. With that one process could hold 20 MB
+// more than was asked and not 30 (256 and 512 MB sandboxes, dd with one large block): what is not the
+// user's was 18 to 28 MB, and the rest is for a sentry that has more to manage. free shows the sum. At the limit the kernel ends a stub (a process inside is killed) or the sentry (the
 // sandbox ends, "out of memory").
 //
 // # Failure rules
