@@ -6,6 +6,8 @@ SHELL := /bin/bash
 BIN := bin
 TOOLS := .cache/bin
 GUEST := internal/host/guestbin/embed/roost-guest
+# Unless the caller says how many jobs: what waits for a disk, a linker or a mirror leaves a core.
+TOGETHER = $(MAKE) --no-print-directory $(if $(findstring jobserver,$(MAKEFLAGS)),,-j3)
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 export CGO_ENABLED := 0
@@ -15,7 +17,8 @@ help: ## what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 .PHONY: run
-run: root setup build ## set everything up, start Roost, run the quickstart
+run: root setup ## set everything up, start Roost, run the quickstart
+	@$(TOGETHER) $(BIN)/roost runsc-if-possible template
 	@deploy/run
 
 .PHONY: test
@@ -23,7 +26,8 @@ test: root setup-dev ## everything: lint, generated code, unit, contracts, end t
 	@test/all
 
 .PHONY: build
-build: $(BIN)/roost ## build bin/roost with the guest agent inside
+build: ## build bin/roost with the guest agent inside, and bin/runsc
+	@$(TOGETHER) $(BIN)/roost $(BIN)/runsc
 
 # Go knows best what is out of date; an unchanged guest keeps its file, so that the binary
 # around it is not linked anew.
@@ -35,6 +39,21 @@ $(GUEST):
 .PHONY: $(BIN)/roost
 $(BIN)/roost: $(GUEST)
 	@go build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/roost
+
+# Once per pin in tools/runsc/go.mod. A build with another VERSION, for tests, costs a link.
+.PHONY: runsc $(BIN)/runsc runsc-if-possible
+runsc: $(if $(OUT),,$(BIN)/runsc) ## build bin/runsc, gVisor; or OUT=PATH VERSION=X
+	@$(if $(OUT),tools/runsc/build $(OUT) $(if $(filter command,$(firstword $(origin VERSION))),$(VERSION)))
+# The guest first: else both compile Go's own packages, at the same time.
+$(BIN)/runsc: $(GUEST)
+	@tools/runsc/build $@
+runsc-if-possible: $(GUEST)
+	@tools/runsc/build $(BIN)/runsc || echo "runsc is not built (why: above): sandboxes will be QEMU's" >&2
+
+# The base template, built on the first run while runsc still compiles.
+.PHONY: template
+template: $(BIN)/roost
+	@$(BIN)/roost template build base >/dev/null
 
 # A roost that tests can make fail or die at named points; never shipped.
 .PHONY: build-failpoints
