@@ -82,7 +82,7 @@ type gvisor struct {
 func newGVisor(t *testing.T) *gvisor {
 	t.Helper()
 	require.Zero(t, os.Getuid(), "needs root")
-	dir, err := os.MkdirTemp("/tmp", "rg") // short: runsc's socket lies below it
+	dir, err := os.MkdirTemp("/tmp", "rg") //nolint:usetesting // short: runsc's socket lies below it
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
 	require.NoError(t, os.Chmod(dir, 0o755))
@@ -192,15 +192,15 @@ func copyTool(t *testing.T, tree, path string) {
 
 // sandbox is one run of gVisor.
 type sandbox struct {
-	t        *testing.T
-	g        *gvisor
-	dir, log string
-	spec     *spec
+	t    *testing.T
+	g    *gvisor
+	dir  string
+	spec *spec
 }
 
 func (g *gvisor) sandbox(t *testing.T, args ...string) *sandbox {
 	t.Helper()
-	dir, err := os.MkdirTemp(g.dir, "s")
+	dir, err := os.MkdirTemp(g.dir, "s") //nolint:usetesting // as above
 	require.NoError(t, err)
 	require.NoError(t, os.Mkdir(dir+"/root", 0o755))
 	require.NoError(t, os.Chmod(dir, 0o755))
