@@ -1,0 +1,37 @@
+package e2e
+
+import (
+	"testing"
+
+	v1 "github.com/roosthq/roost/api/gen/v1"
+)
+
+// kind is a runtime under test.
+type kind struct {
+	name      string
+	isolation v1.Isolation
+	// virtual: the sandbox is a machine of its own, with a kernel that boots.
+	virtual bool
+}
+
+// kinds are all that can run on any machine. What is not about the runtime is tested on the
+// one that a host without KVM takes by itself: gVisor.
+var kinds = []kind{
+	{name: "gvisor", isolation: "sentry"},
+	{name: "qemu", isolation: "emulated", virtual: true},
+}
+
+// onEach runs a test on every runtime.
+func onEach(t *testing.T, test func(t *testing.T, k kind)) {
+	t.Helper()
+	t.Parallel()
+	for _, k := range kinds {
+		t.Run(k.name, func(t *testing.T) {
+			t.Parallel()
+			test(t, k)
+		})
+	}
+}
+
+// flags start a host whose sandboxes run in this kind.
+func (k kind) flags() []string { return []string{"--runtime", k.name} }
