@@ -18,13 +18,6 @@
 // follows a symlink in spite of O_NOFOLLOW when O_DIRECTORY is given too (archive root; os.Root
 // and os.RemoveAll rely on it). The master of a terminal does not tell its foreground group, nor
 // does /proc (process.Signal). The clock cannot be set, the random source is the host's (restore
-// Sentry). Root inside can end PID 1 by SIGKILL or SIGSEGV, and stop it by SIGSTOP, which Linux
-// does not allow; kill -1 spares it.
-//
-// # States
-//
-//	booted (user processes frozen, no access token) → restored → thawed ⇄ frozen
-//
-// Nothing but /health and Control answers before the first Restore; nothing of the user's runs
-// before the Thaw that follows it.
+// Sentry). Signals from inside do to PID 1 what they do to any process, SIGKILL and SIGSTOP of
+// root too, which Linux holds off; kill -1 spares it.
 package guest
