@@ -4,7 +4,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/roosthq/roost/internal/fault"
 	"github.com/roosthq/roost/internal/host/runtime"
@@ -87,7 +86,8 @@ func capturesOf(s *Sandbox, name string) ([]runtime.Capture, error) {
 	return out, nil
 }
 
-// warmOf is the templates' memory that a runtime made.
+// warmOf is the templates' memory that a create can still start from. What another build made is
+// nobody's: no create will ask for it, and no sandbox stands on it.
 func (m *Manager) warmOf(rt runtime.Runtime) ([]runtime.Capture, error) {
 	templates, err := m.cfg.Images.List()
 	if err != nil {
@@ -100,7 +100,8 @@ func (m *Manager) warmOf(rt runtime.Runtime) ([]runtime.Capture, error) {
 			return nil, err
 		}
 		for _, w := range all {
-			if strings.HasPrefix(w.Key.Runtime, rt.Identity()["driver"]+" ") {
+			size := runtime.Resources{VCPUs: w.VCPUs, MemoryMB: w.MemoryMB, DiskSizeMB: w.Key.DiskMB}
+			if w.Key == m.warmKey(rt, size, t) {
 				out = append(out, runtime.Capture{Dir: w.Dir, Record: w.Record})
 			}
 		}
