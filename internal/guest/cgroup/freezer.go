@@ -34,6 +34,9 @@ func newFreezer(t *Tree) (freezer, error) {
 type kernelFreezer struct{ tree *Tree }
 
 func (k kernelFreezer) freeze(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err // the kernel may be quicker than the look at what it did
+	}
 	if err := k.tree.write("cgroup.freeze", "1"); err != nil {
 		return err
 	}
