@@ -334,9 +334,16 @@ func (v *vm) ask(command string, into any) error {
 
 // introduce does what a Roost create ends with: the handshake, then the thaw.
 func (b *bare) introduce(ctx context.Context) error {
-	client := &http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (c net.Conn, err error) {
+	client := clientIn(b.ns)
+	defer client.CloseIdleConnections()
+	return introduce(ctx, client, b.token, b.n)
+}
+
+// clientIn talks to the guest of a namespace.
+func clientIn(ns netns.NsHandle) *http.Client {
+	return &http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (c net.Conn, err error) {
 		err = onThread(func() error {
-			if err := netns.Set(b.ns); err != nil {
+			if err := netns.Set(ns); err != nil {
 				return err
 			}
 			c, err = net.DialTimeout("tcp", "10.171.0.2:49983", 10*time.Second)
@@ -344,11 +351,16 @@ func (b *bare) introduce(ctx context.Context) error {
 		})
 		return c, err
 	}}}
-	defer client.CloseIdleConnections()
+}
+
+// bareToken is the guest's access token after introduce.
+const bareToken = "bare"
+
+func introduce(ctx context.Context, client *http.Client, token string, n int) error {
 	entropy := "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 	body := fmt.Sprintf(`{"sandboxId":"barebarebarebarebare","generation":"1","wallClockNs":"%d","entropy":%q,"hostname":"bare",`+
-		`"machineId":"%032x","accessToken":"bare","controlToken":"bare-control","defaultUser":"user"}`, time.Now().UnixNano(), entropy, b.n)
-	if err := call(ctx, client, "Restore", b.token, body); err != nil {
+		`"machineId":"%032x","accessToken":%q,"controlToken":"bare-control","defaultUser":"user"}`, time.Now().UnixNano(), entropy, n, bareToken)
+	if err := call(ctx, client, "Restore", token, body); err != nil {
 		return err
 	}
 	return call(ctx, client, "Thaw", "bare-control", `{"generation":"1"}`)

@@ -16,31 +16,44 @@ import (
 // figure is a named claim and how it is measured.
 type figure struct {
 	Name    string
-	measure func(ctx context.Context, pairs int) ([]harness.Result, error)
+	measure measure
 }
 
-// figures in the order of the first-light issue.
-func figures(s *server) []figure {
-	return []figure{
-		pair("create from template to first exec ÷ cold boot to first exec", 0.12, s.createExec(false), s.createExec(true)),
-		{"create to guest ready ÷ the same QEMU restore by a bare script", s.againstBareRestore},
-		{"bytes written by pause ÷ non-zero private pages × 4096", s.pauseBytes},
-		{"tenth pause of an idle sandbox ÷ first after writing 100 MB, bytes", s.tenthPause},
-		{"pause of an idle 512 MB sandbox ÷ QEMU's save of its RAM, both fsynced", s.againstFullSave},
-		pair("resume to first exec ÷ create to first exec", 1.3, s.resumeExec, s.createExec(false)),
-		{"private memory of the 20th sandbox ÷ the first", s.memoryOf20},
-		{"exec of true, warm connection ÷ the guest's own fork and exec", s.execTrue},
+// figures of first light, on QEMU, then those of gVisor.
+func figures(all *servers) []figure {
+	qemu := func(name string, f func(s *server) measure) figure { return figure{name, all.with(onQEMU, f)} }
+	first := []figure{
+		qemu(pair("create from template to first exec ÷ cold boot to first exec", 0.12, warmExec, coldExec)),
+		qemu("create to guest ready ÷ the same QEMU restore by a bare script", func(s *server) measure { return s.againstBareRestore }),
+		qemu("bytes written by pause ÷ non-zero private pages × 4096", func(s *server) measure { return s.pauseBytes }),
+		qemu("tenth pause of an idle sandbox ÷ first after writing 100 MB, bytes", func(s *server) measure { return s.tenthPause }),
+		qemu("pause of an idle 512 MB sandbox ÷ QEMU's save of its RAM, both fsynced", func(s *server) measure { return s.againstFullSave }),
+		qemu(pair("resume to first exec ÷ create to first exec", 1.3, resumeExec, warmExec)),
+		qemu("private memory of the 20th sandbox ÷ the first", func(s *server) measure { return s.memoryOf20 }),
+		qemu("exec of true, warm connection ÷ the guest's own fork and exec", func(s *server) measure { return s.execTrue("") }),
 	}
+	return append(first, gvisorFigures(all)...)
 }
+
+// sampleOn is a sample on an installation.
+type sampleOn func(s *server) harness.Sample
+
+func warmExec(s *server) harness.Sample   { return s.createExec(false) }
+func coldExec(s *server) harness.Sample   { return s.createExec(true) }
+func resumeExec(s *server) harness.Sample { return s.resumeExec }
 
 // pair is a figure that is one experiment in seconds.
-func pair(name string, limit float64, a, b harness.Sample) figure {
-	return figure{name, func(ctx context.Context, pairs int) ([]harness.Result, error) {
+func pair(name string, limit float64, a, b sampleOn) (string, func(s *server) measure) {
+	return name, func(s *server) measure { return compare(name, limit, a(s), b(s)) }
+}
+
+func compare(name string, limit float64, a, b harness.Sample) measure {
+	return func(ctx context.Context, pairs int) ([]harness.Result, error) {
 		r, err := harness.Run(ctx, harness.Experiment{
 			Name: name, Unit: harness.Seconds, A: a, B: b, Pairs: pairs, Limit: limit, Progress: progress,
 		})
 		return []harness.Result{r}, err
-	}}
+	}
 }
 
 func progress(done, total int) {
@@ -207,28 +220,31 @@ print((time.perf_counter() - began) / n)`
 
 // execTrue compares a command through API, control plane, agent and guest with what the guest
 // needs by itself.
-func (s *server) execTrue(ctx context.Context, pairs int) ([]harness.Result, error) {
-	id, err := s.create(ctx, false)
-	if err != nil {
-		return nil, err
+func (s *server) execTrue(suffix string) measure {
+	return func(ctx context.Context, pairs int) ([]harness.Result, error) {
+		id, err := s.create(ctx, false)
+		if err != nil {
+			return nil, err
+		}
+		defer func() { _ = s.delete(ctx, id) }()
+		r, err := harness.Run(ctx, harness.Experiment{
+			Name: "exec of true, warm connection ÷ the guest's own fork and exec" + suffix,
+			Unit: harness.Seconds, Pairs: pairs, Warmup: 5, Progress: progress,
+			A: harness.Timed(func(ctx context.Context) error {
+				_, err := s.exec(ctx, id, "/bin/true")
+				return err
+			}),
+			B: func(ctx context.Context) (float64, error) {
+				out, err := s.exec(ctx, id, "python3", "-c", inGuest)
+				if err != nil {
+					return 0, err
+				}
+				return strconv.ParseFloat(out, 64)
+			},
+		})
+		if err != nil {
+			return nil, err
+		}
+		return []harness.Result{r}, s.profileExec(ctx, id)
 	}
-	defer func() { _ = s.delete(ctx, id) }()
-	r, err := harness.Run(ctx, harness.Experiment{
-		Name: "exec of true, warm connection ÷ the guest's own fork and exec", Unit: harness.Seconds, Pairs: pairs, Warmup: 5, Progress: progress,
-		A: harness.Timed(func(ctx context.Context) error {
-			_, err := s.exec(ctx, id, "/bin/true")
-			return err
-		}),
-		B: func(ctx context.Context) (float64, error) {
-			out, err := s.exec(ctx, id, "python3", "-c", inGuest)
-			if err != nil {
-				return 0, err
-			}
-			return strconv.ParseFloat(out, 64)
-		},
-	})
-	if err != nil {
-		return nil, err
-	}
-	return []harness.Result{r}, s.profileExec(ctx, id)
 }

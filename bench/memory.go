@@ -4,9 +4,11 @@ import (
 	"bufio"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"sort"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -72,18 +74,23 @@ func (s *server) explainMemory(id string) error {
 	if err != nil {
 		return err
 	}
+	fmt.Fprintln(os.Stderr, "  the 20th's private memory is made of:")
+	printBytes(parts)
+	return nil
+}
+
+// printBytes prints the largest first.
+func printBytes(parts map[string]int64) {
 	names := make([]string, 0, len(parts))
 	for name := range parts {
 		names = append(names, name)
 	}
 	sort.Slice(names, func(i, k int) bool { return parts[names[i]] > parts[names[k]] })
-	fmt.Fprintln(os.Stderr, "  the 20th's private memory is made of:")
 	for _, name := range names {
 		if mb := float64(parts[name]) / (1 << 20); mb >= 0.1 {
 			fmt.Fprintf(os.Stderr, "  %8.1f MiB %s\n", mb, name)
 		}
 	}
-	return nil
 }
 
 func sum(parts map[string]int64) (total int64) {
@@ -93,48 +100,74 @@ func sum(parts map[string]int64) (total int64) {
 	return total
 }
 
-// privateBytes is Private_Clean + Private_Dirty of a process, by what is mapped.
-func privateBytes(pid int) (map[string]int64, error) {
+// mapping is a part of a process's address space.
+type mapping struct {
+	perms, name  string // name is "" for anonymous memory
+	private, pss int64  // bytes
+}
+
+// mappingsOf are those of a process; one that has ended has none.
+func mappingsOf(pid int) ([]mapping, error) {
 	f, err := os.Open(fmt.Sprintf("/proc/%d/smaps", pid))
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	out := map[string]int64{}
-	name := ""
+	var out []mapping
 	lines := bufio.NewScanner(f)
 	for lines.Scan() {
-		line := lines.Text()
-		var kb int64
-		switch {
-		case strings.HasPrefix(line, "Private_Clean:"), strings.HasPrefix(line, "Private_Dirty:"):
-			if _, err := fmt.Sscanf(strings.SplitN(line, ":", 2)[1], "%d", &kb); err != nil {
+		fields := strings.Fields(lines.Text())
+		switch fields[0] {
+		case "Private_Clean:", "Private_Dirty:", "Pss:":
+			kb, err := strconv.ParseInt(fields[1], 10, 64)
+			if err != nil {
 				return nil, err
 			}
-			out[name] += kb << 10
-		case !strings.Contains(strings.SplitN(line, " ", 2)[0], ":"):
-			name = mapped(line)
+			if m := &out[len(out)-1]; fields[0] == "Pss:" {
+				m.pss += kb << 10
+			} else {
+				m.private += kb << 10
+			}
+		default:
+			if !strings.HasSuffix(fields[0], ":") {
+				out = append(out, mapping{perms: fields[1], name: strings.Join(fields[5:], " ")})
+			}
 		}
 	}
-	return out, lines.Err()
+	if err := lines.Err(); err != nil && !errors.Is(err, unix.ESRCH) {
+		return nil, err
+	}
+	return out, nil
 }
 
-// mapped names a mapping by its kind.
-func mapped(line string) string {
-	fields := strings.Fields(line)
+// privateBytes is Private_Clean + Private_Dirty of a QEMU process, by what is mapped.
+func privateBytes(pid int) (map[string]int64, error) {
+	all, err := mappingsOf(pid)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]int64{}
+	for _, m := range all {
+		out[m.ofQEMU()] += m.private
+	}
+	return out, nil
+}
+
+// ofQEMU names a mapping of QEMU by its kind.
+func (m mapping) ofQEMU() string {
 	switch {
-	case len(fields) < 6 && strings.Contains(fields[1], "x"):
+	case m.name == "" && strings.Contains(m.perms, "x"):
 		return "translated code"
-	case len(fields) < 6:
+	case m.name == "":
 		return "anonymous memory of QEMU"
-	case strings.Contains(line, "memfd"):
+	case strings.Contains(m.name, "memfd"):
 		return "the guest's RAM: pages that it changed"
-	case strings.HasPrefix(fields[5], "["):
-		return "QEMU's " + strings.Trim(fields[5], "[]")
-	case strings.Contains(fields[5], ".so"):
+	case strings.HasPrefix(m.name, "["):
+		return "QEMU's " + strings.Trim(m.name, "[]")
+	case strings.Contains(m.name, ".so"):
 		return "shared libraries: relocated data"
 	default:
-		return fields[5]
+		return m.name
 	}
 }
 

@@ -15,7 +15,57 @@ import (
 
 	"github.com/roosthq/roost/api/gen/process"
 	"github.com/roosthq/roost/api/gen/process/processconnect"
+	"github.com/roosthq/roost/bench/harness"
 )
+
+// phases are named durations in seconds, of several runs.
+type phases struct {
+	names []string
+	all   map[string][]float64
+}
+
+func (p *phases) add(name string, seconds float64) {
+	if p.all == nil {
+		p.all = map[string][]float64{}
+	}
+	if _, known := p.all[name]; !known {
+		p.names = append(p.names, name)
+	}
+	p.all[name] = append(p.all[name], seconds)
+}
+
+// of times a call that changes a sandbox, and keeps its phases as the API tells them.
+func (p *phases) of(ctx context.Context, s *server, id, name string, call func(context.Context, string) error) (float64, error) {
+	began := time.Now()
+	err := call(ctx, id)
+	took := time.Since(began).Seconds()
+	if err != nil {
+		return 0, err
+	}
+	return took, p.addOf(ctx, s, id, name, took)
+}
+
+func (p *phases) addOf(ctx context.Context, s *server, id, name string, whole float64) error {
+	box, err := s.api.GetSandboxWithResponse(ctx, id)
+	if err != nil {
+		return err
+	}
+	if box.JSON200 == nil || box.JSON200.Phases == nil {
+		return fmt.Errorf("get sandbox: %s", box.Body)
+	}
+	for _, one := range *box.JSON200.Phases {
+		p.add(name+": "+one.Name, one.Ms/1000)
+	}
+	p.add(name+", the whole call", whole)
+	return nil
+}
+
+func (p *phases) print(title string) {
+	fmt.Fprintf(os.Stderr, "  %s, medians:\n", title)
+	for _, name := range p.names {
+		fmt.Fprintf(os.Stderr, "  %8.1f ms %s\n", harness.Median(p.all[name])*1000, name)
+	}
+}
 
 // profileExec prints where the time of a command goes, by taking the way shorter step by step.
 func (s *server) profileExec(ctx context.Context, id string) error {
@@ -34,7 +84,7 @@ func (s *server) profileExec(ctx context.Context, id string) error {
 			return err
 		}},
 		{"exec of true through the agent alone", func(ctx context.Context) error {
-			return execDirect(ctx, processconnect.NewProcessClient(agent, guest))
+			return execDirect(ctx, processconnect.NewProcessClient(agent, guest), "", "/bin/true")
 		}},
 		{"the guest's health through the agent (one request, no process)", func(ctx context.Context) error {
 			return get(ctx, agent, guest+"/health")
@@ -60,11 +110,16 @@ func (s *server) profileExec(ctx context.Context, id string) error {
 	return nil
 }
 
-func execDirect(ctx context.Context, c processconnect.ProcessClient) error {
+// execDirect runs a command by the guest's own API; the agent fills in the token by itself.
+func execDirect(ctx context.Context, c processconnect.ProcessClient, token, cmd string, args ...string) error {
 	no := false
-	stream, err := c.Start(ctx, connect.NewRequest(&process.StartRequest{
-		Process: &process.ProcessConfig{Cmd: "/bin/true"}, Stdin: &no,
-	}))
+	req := connect.NewRequest(&process.StartRequest{
+		Process: &process.ProcessConfig{Cmd: cmd, Args: args}, Stdin: &no,
+	})
+	if token != "" {
+		req.Header().Set("X-Access-Token", token)
+	}
+	stream, err := c.Start(ctx, req)
 	if err != nil {
 		return err
 	}

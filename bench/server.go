@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -17,30 +18,43 @@ import (
 	v1 "github.com/roosthq/roost/api/gen/v1"
 )
 
-// server is an installation of the benchmark's own.
+// Runtimes, as `roost up --runtime` calls them.
+const (
+	onQEMU   = "qemu"
+	onGVisor = "gvisor"
+)
+
+// server is an installation of the benchmark's own; its sandboxes run in one runtime.
 type server struct {
-	bin, data string
-	cmd       *exec.Cmd
-	api       *v1.ClientWithResponses
+	bin, data, runtime string
+	cmd                *exec.Cmd
+	api                *v1.ClientWithResponses
 }
 
 const startLimit = 5 * time.Minute
 
-func startServer(ctx context.Context, o options) (_ *server, err error) {
-	bin, err := filepath.Abs(o.bin)
-	if err != nil {
-		return nil, err
+// buildTemplate returns the binary and the folder of templates, the base template in it.
+func buildTemplate(ctx context.Context, o options) (bin, templates string, err error) {
+	if bin, err = filepath.Abs(o.bin); err != nil {
+		return "", "", err
 	}
-	templates, err := filepath.Abs(o.data)
-	if err != nil {
-		return nil, err
+	if templates, err = filepath.Abs(o.data); err != nil {
+		return "", "", err
 	}
 	build := exec.CommandContext(ctx, bin, "template", "build", "base", "--data", templates, "--download-cache", ".cache/downloads")
 	build.Stderr = os.Stderr
 	if err := build.Run(); err != nil {
-		return nil, fmt.Errorf("build base template: %w", err)
+		return "", "", fmt.Errorf("build base template: %w", err)
 	}
-	s := &server{bin: bin}
+	return bin, templates, nil
+}
+
+func startServer(ctx context.Context, o options, runtime string) (_ *server, err error) {
+	bin, templates, err := buildTemplate(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	s := &server{bin: bin, runtime: runtime}
 	if s.data, err = os.MkdirTemp("", "roost-bench-"); err != nil {
 		return nil, err
 	}
@@ -57,7 +71,7 @@ func startServer(ctx context.Context, o options) (_ *server, err error) {
 
 func (s *server) up(ctx context.Context) error {
 	ready := filepath.Join(s.data, "ready")
-	s.cmd = exec.Command(s.bin, "up", "--data", s.data, "--listen", "127.0.0.1:0", "--ready-file", ready, "--log-file", filepath.Join(s.data, "log"))
+	s.cmd = exec.Command(s.bin, "up", "--runtime", s.runtime, "--data", s.data, "--listen", "127.0.0.1:0", "--ready-file", ready, "--log-file", filepath.Join(s.data, "log"))
 	s.cmd.Stderr = os.Stderr
 	if err := s.cmd.Start(); err != nil {
 		return err
@@ -102,10 +116,16 @@ func (s *server) remove() {
 	_ = os.RemoveAll(s.data)
 }
 
-// create makes a sandbox that never pauses by itself.
+// create makes a sandbox of the default size.
 func (s *server) create(ctx context.Context, cold bool) (string, error) {
+	return s.createLike(ctx, v1.CreateSandbox{Cold: &cold})
+}
+
+// createLike makes a sandbox that never pauses by itself.
+func (s *server) createLike(ctx context.Context, want v1.CreateSandbox) (string, error) {
 	never := 0
-	resp, err := s.api.CreateSandboxWithResponse(ctx, nil, v1.CreateSandbox{Cold: &cold, IdleTimeoutS: &never})
+	want.IdleTimeoutS = &never
+	resp, err := s.api.CreateSandboxWithResponse(ctx, nil, want)
 	if err != nil {
 		return "", err
 	}
@@ -117,12 +137,22 @@ func (s *server) create(ctx context.Context, cold bool) (string, error) {
 
 // exec runs a command that must succeed and returns its output.
 func (s *server) exec(ctx context.Context, id string, cmd ...string) (string, error) {
-	resp, err := s.api.ExecSandboxWithResponse(ctx, id, v1.Exec{Cmd: cmd})
+	return s.execLike(ctx, id, v1.Exec{Cmd: cmd})
+}
+
+// execRoot is exec as root, for as long as it takes.
+func (s *server) execRoot(ctx context.Context, id string, cmd ...string) (string, error) {
+	root, forEver := "root", 0
+	return s.execLike(ctx, id, v1.Exec{Cmd: cmd, User: &root, TimeoutS: &forEver})
+}
+
+func (s *server) execLike(ctx context.Context, id string, e v1.Exec) (string, error) {
+	resp, err := s.api.ExecSandboxWithResponse(ctx, id, e)
 	if err != nil {
 		return "", err
 	}
 	if resp.JSON200 == nil || resp.JSON200.ExitCode != 0 {
-		return "", fmt.Errorf("exec %v: %s", cmd, resp.Body)
+		return "", fmt.Errorf("exec %v: %s", e.Cmd, resp.Body)
 	}
 	return string(bytes.TrimSpace(resp.JSON200.Stdout)), nil
 }
@@ -155,6 +185,28 @@ func (s *server) delete(ctx context.Context, id string) error {
 type journal struct {
 	UID     int `json:"uid"`
 	Capture int `json:"capture"`
+	// Template is what it started from.
+	Template struct {
+		Tree string `json:"tree"`
+	} `json:"template"`
+	// Instance is gVisor's record.
+	Instance struct {
+		PID int `json:"pid"`
+		gvisorStart
+	} `json:"instance"`
+}
+
+// gvisorStart is what instances and captures of gVisor say of how they were started: an instance
+// comes from the warm memory that says the same.
+type gvisorStart struct {
+	Identity struct {
+		Build string `json:"build"`
+	} `json:"identity"`
+	Guest    string `json:"guest"`
+	Template string `json:"template"`
+	VCPUs    int    `json:"vcpus"`
+	MemoryMB int    `json:"memory_mb"`
+	DiskMB   int    `json:"disk_mb"`
 }
 
 func (s *server) journal(id string) (j journal, err error) {
@@ -171,18 +223,32 @@ func (s *server) pid(id string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	dirs, err := filepath.Glob("/proc/[0-9]*")
+	pids, err := processesOf(j.UID)
 	if err != nil {
 		return 0, err
 	}
+	if len(pids) == 0 {
+		return 0, fmt.Errorf("sandbox %s has no process", id)
+	}
+	return pids[0], nil
+}
+
+// processesOf are the processes of a uid.
+func processesOf(uid int) (pids []int, err error) {
+	dirs, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		return nil, err
+	}
 	for _, dir := range dirs {
-		if st, err := os.Stat(dir); err == nil && int(st.Sys().(*syscall.Stat_t).Uid) == j.UID {
-			var pid int
-			_, err := fmt.Sscanf(filepath.Base(dir), "%d", &pid)
-			return pid, err
+		if st, err := os.Stat(dir); err == nil && int(st.Sys().(*syscall.Stat_t).Uid) == uid {
+			pid, err := strconv.Atoi(filepath.Base(dir))
+			if err != nil {
+				return nil, err
+			}
+			pids = append(pids, pid)
 		}
 	}
-	return 0, fmt.Errorf("sandbox %s has no process", id)
+	return pids, nil
 }
 
 // capture is the folder of a paused sandbox's saved state.

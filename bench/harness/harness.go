@@ -84,78 +84,12 @@ func run(ctx context.Context, e Experiment) (Result, error) {
 	if e.A == nil || e.B == nil || e.Name == "" || e.Pairs < 0 || e.Limit < 0 {
 		return Result{}, errors.New("an experiment needs a name, A and B, and no negative numbers")
 	}
-	if e.Pairs == 0 {
-		e.Pairs = DefaultPairs
-	}
-	start := time.Now()
-	if err := e.warm(ctx); err != nil {
+	r, err := runMany(ctx, Many{
+		Parts: []Part{{Name: e.Name, Unit: e.Unit, Limit: e.Limit}}, A: several(e.A), B: several(e.B),
+		Pairs: e.Pairs, Warmup: e.Warmup, NoControl: e.NoControl, Progress: e.Progress,
+	})
+	if err != nil {
 		return Result{}, err
 	}
-	var pairs, control []Pair
-	for i := range e.Pairs {
-		p, err := measure(ctx, e.A, e.B, i%2 == 1)
-		if err != nil {
-			return Result{}, fmt.Errorf("pair %d: %w", i+1, err)
-		}
-		pairs = append(pairs, p)
-		if !e.NoControl {
-			if p, err = measure(ctx, e.A, e.A, i%2 == 1); err != nil {
-				return Result{}, fmt.Errorf("control pair %d: %w", i+1, err)
-			}
-			control = append(control, p)
-		}
-		if e.Progress != nil {
-			e.Progress(i+1, e.Pairs)
-		}
-	}
-	return newResult(e, pairs, control, start), nil
-}
-
-func (e Experiment) warm(ctx context.Context) error {
-	n := e.Warmup
-	if n == 0 {
-		n = 1
-	}
-	for range n {
-		if _, err := measure(ctx, e.A, e.B, false); err != nil {
-			return fmt.Errorf("warm-up: %w", err)
-		}
-	}
-	return nil
-}
-
-// measure takes one pair; swapped, B comes first.
-func measure(ctx context.Context, a, b Sample, swapped bool) (Pair, error) {
-	var p Pair
-	steps := []func() error{
-		func() (err error) { p.A, err = take(ctx, a); return wrap("A", err) },
-		func() (err error) { p.B, err = take(ctx, b); return wrap("B", err) },
-	}
-	if swapped {
-		steps[0], steps[1] = steps[1], steps[0]
-	}
-	for _, step := range steps {
-		if err := step(); err != nil {
-			return p, err
-		}
-	}
-	return p, nil
-}
-
-func wrap(name string, err error) error {
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf("%s: %w", name, err)
-}
-
-func take(ctx context.Context, s Sample) (float64, error) {
-	if err := ctx.Err(); err != nil {
-		return 0, err
-	}
-	v, err := s(ctx)
-	if err == nil && !(v > 0) { // NaN, too
-		err = fmt.Errorf("%v is no measurement: it must be above zero", v)
-	}
-	return v, err
+	return r[0], nil
 }

@@ -65,7 +65,7 @@ func TestRatioIsFoundThroughNoiseAndDrift(t *testing.T) {
 
 func TestBiasedMachineIsTold(t *testing.T) {
 	t.Parallel()
-	r := newResult(Experiment{Name: "x", Limit: 2}, []Pair{{1, 1}}, []Pair{{2, 1}, {2, 1.1}}, time.Now())
+	r := newResult(Part{Name: "x", Limit: 2}, []Pair{{1, 1}}, []Pair{{2, 1}, {2, 1.1}}, time.Now())
 	require.False(t, r.Quiet())
 	require.Contains(t, r.Verdict(), "control is not 1")
 }
@@ -138,6 +138,57 @@ func TestFailuresEndTheRun(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled)
 }
 
+// Numbers of one run stay together, and each gets a result of its own.
+func TestSeveralNumbersOfTheSameRuns(t *testing.T) {
+	t.Parallel()
+	n := 0.0
+	give := func(scale float64) ManySample {
+		return func(context.Context) ([]float64, error) {
+			n++
+			return []float64{n * scale, n}, nil
+		}
+	}
+	r, err := RunMany(t.Context(), Many{
+		Parts: []Part{{Name: "time", Unit: Seconds, Limit: 1}, {Name: "size", Unit: Bytes}},
+		A:     give(1), B: give(10), Pairs: 2, Warmup: -1, NoControl: true,
+	})
+	require.NoError(t, err)
+	require.Len(t, r, 2)
+	require.Equal(t, []Pair{{1, 20}, {4, 30}}, r[0].Pairs)
+	require.Equal(t, []Pair{{1, 2}, {4, 3}}, r[1].Pairs)
+	require.Equal(t, "size", r[1].Name)
+	require.InDelta(t, 1, r[0].Limit, 0)
+	_, err = RunMany(t.Context(), Many{Parts: []Part{{Name: "time"}}, A: give(1), B: give(1), Warmup: -1})
+	require.ErrorContains(t, err, "2 numbers for 1 parts")
+	_, err = RunMany(t.Context(), Many{A: give(1), B: give(1)})
+	require.Error(t, err)
+}
+
+func TestHalvesOfOneRun(t *testing.T) {
+	t.Parallel()
+	runs := 0.0
+	a, b := Halves(func(context.Context) ([]float64, []float64, error) {
+		runs++
+		return []float64{runs}, []float64{10 * runs}, nil
+	})
+	r, err := RunMany(t.Context(), Many{Parts: []Part{{Name: "x"}}, A: a, B: b, Pairs: 3, Warmup: -1, NoControl: true})
+	require.NoError(t, err)
+	require.Equal(t, []Pair{{1, 10}, {2, 20}, {3, 30}}, r[0].Pairs)
+	require.InDelta(t, 3, runs, 0)
+	broken := errors.New("broken")
+	a, _ = Halves(func(context.Context) ([]float64, []float64, error) { return nil, nil, broken })
+	_, err = a(t.Context())
+	require.ErrorIs(t, err, broken)
+}
+
+func TestMedian(t *testing.T) {
+	t.Parallel()
+	values := []float64{3, 1, 2}
+	require.InDelta(t, 2, Median(values), 0)
+	require.Equal(t, []float64{3, 1, 2}, values)
+	require.True(t, math.IsNaN(Median(nil)))
+}
+
 func TestSamplesOfTime(t *testing.T) {
 	t.Parallel()
 	v, err := Timed(func(context.Context) error { time.Sleep(2 * time.Millisecond); return nil })(t.Context())
@@ -152,8 +203,8 @@ func TestSaved(t *testing.T) {
 	t.Parallel()
 	base := filepath.Join(t.TempDir(), "create")
 	pairs := []Pair{{0.1, 1}, {0.1, 1}}
-	r := newResult(Experiment{Name: "a|b", Unit: Seconds, Limit: 0.12}, pairs, pairs[:1], time.Now())
-	big := newResult(Experiment{Name: "bytes", Unit: Bytes}, []Pair{{3 << 20, 2048}}, nil, time.Now())
+	r := newResult(Part{Name: "a|b", Unit: Seconds, Limit: 0.12}, pairs, pairs[:1], time.Now())
+	big := newResult(Part{Name: "bytes", Unit: Bytes}, []Pair{{3 << 20, 2048}}, nil, time.Now())
 	require.NoError(t, Save(base, []Result{r, big}))
 	data, err := os.ReadFile(base + ".json")
 	require.NoError(t, err)

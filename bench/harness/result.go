@@ -36,9 +36,9 @@ type Result struct {
 	Machine      string    `json:"machine"`
 }
 
-func newResult(e Experiment, pairs, control []Pair, start time.Time) Result {
+func newResult(part Part, pairs, control []Pair, start time.Time) Result {
 	r := Result{
-		Name: e.Name, Unit: e.Unit, Limit: e.Limit, Pairs: pairs, ControlPairs: control,
+		Name: part.Name, Unit: part.Unit, Limit: part.Limit, Pairs: pairs, ControlPairs: control,
 		A:       estimate(each(pairs, func(p Pair) float64 { return p.A })),
 		B:       estimate(each(pairs, func(p Pair) float64 { return p.B })),
 		Ratio:   estimate(each(pairs, Pair.ratio)),

@@ -43,6 +43,14 @@ func estimate(values []float64) Estimate {
 	return Estimate{median(slices.Clone(values)), Interval{quantile(medians, tail), quantile(medians, 1-tail)}}
 }
 
+// Median of values, which keep their order; of none there is none (NaN).
+func Median(values []float64) float64 {
+	if len(values) == 0 {
+		return math.NaN()
+	}
+	return median(slices.Clone(values))
+}
+
 // median sorts values.
 func median(values []float64) float64 {
 	slices.Sort(values)
