@@ -141,7 +141,7 @@ func TestBrokenUploadLeavesNothing(t *testing.T) {
 	require.Eventually(t, func() bool {
 		entries, err := os.ReadDir(g.home)
 		return err == nil && len(entries) == 1
-	}, 5*time.Second, 5*time.Millisecond)
+	}, 30*time.Second, 5*time.Millisecond)
 	data, err := os.ReadFile(g.home + "/kept")
 	require.NoError(t, err)
 	require.Equal(t, "old", string(data))

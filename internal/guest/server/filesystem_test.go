@@ -164,7 +164,7 @@ func TestPolledWatcher(t *testing.T) {
 	require.Eventually(t, func() bool {
 		res, err := g.files.GetWatcherEvents(t.Context(), connect.NewRequest(&pb.GetWatcherEventsRequest{WatcherId: id}))
 		return err == nil && len(res.Msg.GetEvents()) > 0 && res.Msg.GetEvents()[0].GetName() == "polled"
-	}, 5*time.Second, 5*time.Millisecond)
+	}, 30*time.Second, 5*time.Millisecond)
 	_, err = g.files.RemoveWatcher(t.Context(), connect.NewRequest(&pb.RemoveWatcherRequest{WatcherId: id}))
 	require.NoError(t, err)
 	_, err = g.files.GetWatcherEvents(t.Context(), connect.NewRequest(&pb.GetWatcherEventsRequest{WatcherId: id}))

@@ -136,7 +136,7 @@ func TestDisconnectKillsNothingAndConnectFindsIt(t *testing.T) {
 	require.NoError(t, r.stream.Close())
 	// The output of the time without a reader is discarded but its tail: nothing blocks.
 	g.send(r.pid, "go\n")
-	require.Eventually(t, func() bool { _, err := os.Stat(mark); return err == nil }, 10*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { _, err := os.Stat(mark); return err == nil }, 30*time.Second, 5*time.Millisecond)
 	// The last piece may be on its way from the pipe: it comes with the tail or after it.
 	g.send(r.pid, "go\n")
 
@@ -204,7 +204,7 @@ func TestKillReachesTheWholeTree(t *testing.T) {
 	require.EqualValues(t, -1, end.GetExitCode())
 	require.False(t, end.GetExited())
 	require.Equal(t, "signal: killed", end.GetError())
-	require.Eventually(t, func() bool { return !alive(grandchild) }, 5*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return !alive(grandchild) }, 30*time.Second, 5*time.Millisecond)
 }
 
 func TestSignalsReachTheGroup(t *testing.T) {
@@ -230,7 +230,7 @@ func TestDaemonOutlivesItsCommand(t *testing.T) {
 	r := g.start(t.Context(), shell("sleep 1000 & echo $!"))
 	out, _, end := r.finish()
 	require.Zero(t, end.GetExitCode())
-	require.Less(t, time.Since(began), 6*time.Second)
+	require.Less(t, time.Since(began), 60*time.Second)
 	require.True(t, alive(out))
 }
 
@@ -260,7 +260,7 @@ func TestLifetimeKillsTheTree(t *testing.T) {
 		require.Nil(t, stream.Msg().GetEvent().GetEnd())
 	}
 	requireCode(t, connect.CodeDeadlineExceeded, stream.Err())
-	require.Eventually(t, func() bool { return !alive(child) }, 5*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return !alive(child) }, 30*time.Second, 5*time.Millisecond)
 }
 
 func TestLifetimeHoldsWithoutTheClient(t *testing.T) {
@@ -276,7 +276,7 @@ func TestLifetimeHoldsWithoutTheClient(t *testing.T) {
 	cancel()
 	_ = stream.Close()
 	require.True(t, alive(pid))
-	require.Eventually(t, func() bool { return !alive(pid) }, 5*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return !alive(pid) }, 30*time.Second, 5*time.Millisecond)
 }
 
 func TestKeepalive(t *testing.T) {
@@ -432,5 +432,5 @@ func TestDisconnectOverHTTP1(t *testing.T) {
 	require.NoFileExists(t, mark)
 	cancel()
 	_ = stream.Close()
-	require.Eventually(t, func() bool { _, err := os.Stat(mark); return err == nil }, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { _, err := os.Stat(mark); return err == nil }, 30*time.Second, 10*time.Millisecond)
 }

@@ -17,7 +17,7 @@ type flow struct{ net.Conn }
 
 func stream(t *testing.T, ns *namespace, addr string) *flow {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	c, err := dialTCP(ctx, ns, netip.AddrPortFrom(netip.MustParseAddr(addr), webPort))
 	require.NoError(t, err)

@@ -303,7 +303,7 @@ func TestTwoInstallations(t *testing.T) {
 	one := acquire(t, a, "a1", Tap)
 	ga := w.guest(one)
 	_, end := uplink(b.Subnet(), last.Index())
-	_, err := dial(ga.ns, end.Addr().String(), webPort)
+	_, err := dialDenied(ga.ns, end.Addr().String(), webPort)
 	require.Error(t, err, "a guest of one does not reach a slot of the other")
 	require.NoError(t, a.Release(t.Context(), one))
 	for range 20 {

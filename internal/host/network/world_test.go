@@ -217,7 +217,16 @@ func serveUDP(t *testing.T, ns *namespace, addr string) {
 
 // dial connects from a namespace and reads the greeting.
 func dial(ns *namespace, addr string, port int) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	return dialWithin(30*time.Second, ns, addr, port)
+}
+
+// dialDenied is a dial that should fail: where packets are dropped, it is given up soon.
+func dialDenied(ns *namespace, addr string, port int) (string, error) {
+	return dialWithin(time.Second, ns, addr, port)
+}
+
+func dialWithin(limit time.Duration, ns *namespace, addr string, port int) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	to := netip.AddrPortFrom(netip.MustParseAddr(addr), uint16(port))
 	c, err := dialTCP(ctx, ns, to)
@@ -225,7 +234,7 @@ func dial(ns *namespace, addr string, port int) (string, error) {
 		return "", err
 	}
 	defer func() { _ = c.Close() }()
-	_ = c.SetDeadline(time.Now().Add(2 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(limit))
 	buf := make([]byte, 128)
 	n, err := c.Read(buf)
 	return strings.TrimSpace(string(buf[:n])), err

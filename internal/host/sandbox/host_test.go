@@ -220,5 +220,5 @@ func wait[T any](t *testing.T, c <-chan T) (got T) {
 // soon waits for a condition that another goroutine makes true.
 func soon(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	require.Eventually(t, cond, 5*time.Second, 5*time.Millisecond, what)
+	require.Eventually(t, cond, 30*time.Second, 5*time.Millisecond, what)
 }
