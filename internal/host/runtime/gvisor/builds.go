@@ -53,14 +53,14 @@ type build struct {
 // Find looks for runsc where New does when it is told no place, and tries nothing.
 func Find() (string, error) { return find("") }
 
-// find looks for runsc.
+// find looks for runsc: at the place that is given, else at that of ROOST_RUNSC, else around.
 func find(given string) (string, error) {
+	if given == "" {
+		given = os.Getenv("ROOST_RUNSC")
+	}
 	for _, path := range candidates(given) {
 		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
 			return filepath.Abs(path)
-		}
-		if path == given {
-			break
 		}
 	}
 	where := "neither beside roost nor in PATH"
@@ -74,9 +74,6 @@ func find(given string) (string, error) {
 func candidates(given string) []string {
 	if given != "" {
 		return []string{given}
-	}
-	if env := os.Getenv("ROOST_RUNSC"); env != "" {
-		return []string{env}
 	}
 	var out []string
 	if self, err := os.Executable(); err == nil {
@@ -272,7 +269,8 @@ func copyProgram(from, to string) (err error) {
 	if err := os.Rename(tmp, to); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(to))
+	dir := filepath.Dir(to)
+	return errors.Join(syncDir(dir), syncDir(filepath.Dir(dir))) // a capture may need it for years
 }
 
 func syncDir(dir string) error {

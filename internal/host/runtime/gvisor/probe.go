@@ -30,7 +30,6 @@ func probe(ctx context.Context, kept *builds, b build, o Options) (cgroups, erro
 		if ctx.Err() != nil {
 			return c, err
 		}
-		o.Logger.Warn("sandboxes run without limits", "component", Name, "error", err)
 		c = c.none("runsc cannot use the host's cgroups: " + err.Error())
 	}
 	if err := probeOnce(ctx, b, o, c); err != nil {
@@ -39,6 +38,7 @@ func probe(ctx context.Context, kept *builds, b build, o Options) (cgroups, erro
 			Hint: "gVisor needs root, user namespaces and ptrace or seccomp; in a container, a privileged one",
 		}
 	}
+	o.Logger.Warn("sandboxes run without limits", "component", Name, "why", c.limits)
 	return c, nil
 }
 
