@@ -124,6 +124,20 @@ func TestRowsFollowTheAgent(t *testing.T) {
 	}
 }
 
+// A runtime that the host has lost, or has again, changes no generation, but what is said of it.
+func TestReasonFollowsTheAgent(t *testing.T) {
+	e := newEnv(t)
+	id := e.create()
+	for _, reason := range []string{"its runtime does not work here", ""} {
+		sb := e.agent.Sandbox(id)
+		sb.Reason = reason
+		e.agent.Put(sb)
+		require.Equal(t, 1, e.round().Healed)
+		require.Equal(t, reason, e.row(id).Reason)
+		require.Zero(t, e.round().Healed)
+	}
+}
+
 func TestTransitionalAndOlderReportsChangeNothing(t *testing.T) {
 	e := newEnv(t)
 	id := e.create()

@@ -31,7 +31,8 @@ func Heal(row *store.Sandbox, report *hostv1.Sandbox, now time.Time) (*store.San
 	if !stable || report.GetGeneration() < uint64(row.Generation) {
 		return nil, false
 	}
-	if state == row.State && report.GetGeneration() == uint64(row.Generation) && row.ClaimID == "" {
+	same := state == row.State && report.GetReason() == row.Reason && report.GetGeneration() == uint64(row.Generation)
+	if same && row.ClaimID == "" {
 		return nil, false
 	}
 	next := row.Copy()
