@@ -20,6 +20,7 @@ const adoptionsAtOnce = 8
 // recover rebuilds the manager from the journals: what ran is adopted, what was half done is
 // finished or undone, and what belongs to nobody is removed.
 func (m *Manager) recover(ctx context.Context) error {
+	boots := m.bootNotes()
 	if err := m.emptyTrash(); err != nil {
 		m.log.Error("empty trash", "error", err)
 	}
@@ -47,6 +48,9 @@ func (m *Manager) recover(ctx context.Context) error {
 	}
 	if err := group.Wait(); err != nil {
 		return err
+	}
+	if err := m.reapBoots(ctx, boots); err != nil {
+		m.log.Error("end boots of templates", "error", err)
 	}
 	if err := m.collect(ctx); err != nil {
 		m.log.Error("collect", "error", err)

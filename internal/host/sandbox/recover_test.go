@@ -1,17 +1,21 @@
 package sandbox
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/roosthq/roost/internal/fault"
+	"github.com/roosthq/roost/internal/host/runtime"
+	"github.com/roosthq/roost/internal/host/sandbox/sandboxtest"
 )
 
 // edit changes a journal while no agent runs.
@@ -275,6 +279,47 @@ func TestCollect(t *testing.T) {
 		}
 		h.answers(id("a"))
 	})
+}
+
+// reaped notes what a runtime was told to end.
+type reaped struct {
+	*sandboxtest.Runtime
+	mu   sync.Mutex
+	uids map[string]int
+}
+
+func (r *reaped) Reap(ctx context.Context, spec runtime.Spec) error {
+	r.mu.Lock()
+	r.uids[filepath.Base(spec.RunDir)] = spec.UID
+	r.mu.Unlock()
+	return r.Runtime.Reap(ctx, spec)
+}
+
+// A template's boot that an agent died at is ended by its runtime; a uid that is a sandbox's by
+// now is not touched.
+func TestInterruptedTemplateBoot(t *testing.T) {
+	onEach(t, func(t *testing.T, h *host) {
+		a, uid := id("a"), h.UIDs.UID(100)
+		h.create(a)
+		h.stop()
+		h.note("boot-1", bootNote{Runtime: h.Runtime.Name(), UID: uid})
+		h.note("boot-2", bootNote{Runtime: h.Runtime.Name(), UID: h.sandbox(a).journal().UID})
+		h.note("boot-3", bootNote{Runtime: h.Runtime.Name(), UID: int(h.UIDs) - 1})
+		r := &reaped{Runtime: h.Runtime, uids: map[string]int{}}
+		h.runtimes = []runtime.Runtime{r}
+		h.Connect()
+		h.start()
+		require.Equal(t, map[string]int{"boot-1": uid, "boot-2": 0, "boot-3": 0}, r.uids)
+		require.Empty(t, h.m.bootNotes())
+		h.answers(a)
+	})
+}
+
+func (h *host) note(name string, n bootNote) {
+	h.t.Helper()
+	n.dir = filepath.Join(h.Data.Trash(), name)
+	require.NoError(h.t, os.Mkdir(n.dir, 0o700))
+	require.NoError(h.t, n.write())
 }
 
 func sleeper(t *testing.T, uid int) *exec.Cmd {

@@ -166,12 +166,16 @@ func (m *Manager) captureTemplate(ctx context.Context, rt runtime.Runtime, dir s
 		return nil, fault.Wrap(err, "make", "boot directory")
 	}
 	undos.Push("remove boot directory", func(context.Context) error { return os.RemoveAll(run) })
+	uid := m.cfg.UIDs.UID(slot.Index())
+	if err := (bootNote{Runtime: rt.Name(), UID: uid, dir: run}).write(); err != nil {
+		return nil, err
+	}
 	src, err := m.bootFrom(rt, t, token, run)
 	if err != nil {
 		return nil, err
 	}
 	spec := runtime.Spec{
-		ID: "template", Resources: r, RunDir: run, DiskDir: dir, UID: m.cfg.UIDs.UID(slot.Index()),
+		ID: templateID, Resources: r, RunDir: run, DiskDir: dir, UID: uid,
 		Template: bootable(t), Initrd: src.initrd, Guest: src.guest,
 	}
 	unplug, err := plug(&spec, slot, rt)
