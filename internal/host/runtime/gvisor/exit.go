@@ -3,6 +3,7 @@ package gvisor
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 
@@ -53,9 +54,16 @@ func (e ending) withConsole(text string) string {
 	return text + ": " + line[:min(len(line), most)]
 }
 
-// firstLine of a file that says something, for people.
+// firstLine of a file that says something, for people. The sentry holds the file open, so one that
+// was broken out of may have made it of any size.
 func firstLine(path string) string {
-	raw, err := os.ReadFile(path)
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	const most = 64 << 10
+	raw, err := io.ReadAll(io.LimitReader(f, most))
 	if err != nil {
 		return ""
 	}

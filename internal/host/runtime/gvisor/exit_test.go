@@ -1,6 +1,8 @@
 package gvisor
 
 import (
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -85,4 +87,14 @@ func TestOutOfMemory(t *testing.T) {
 	}
 	require.Equal(t, "lives", other.run("echo lives"))
 	require.Zero(t, other.rt.cgroups.oomKills(other.in.rec.Leaf))
+}
+
+// What a sentry has written is read up to a bound.
+func TestLastWordsAreBounded(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), panicLog)
+	require.Empty(t, firstLine(path))
+	require.NoError(t, os.WriteFile(path, []byte("\npanic: bad\n"), 0o600))
+	require.NoError(t, os.Truncate(path, 1<<40)) // no host could read that
+	require.Equal(t, "bad", firstLine(path))
 }
