@@ -38,13 +38,13 @@ func main() {
 	o.only = regexp.MustCompile(only)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, o); err != nil {
+	if err := bench(ctx, o); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, o options) error {
+func bench(ctx context.Context, o options) error {
 	all := &servers{o: o, by: map[string]*server{}}
 	defer all.remove()
 	var results []harness.Result

@@ -33,14 +33,16 @@ type workshop struct {
 	root string
 	// added are the tree's new files, relative to root.
 	added []string
-	boxes map[*server]string
+	// missing are the works that this machine has no tools for.
+	missing map[string]error
+	boxes   map[*server]string
 }
 
 // errMissing: a figure cannot be measured here.
 var errMissing = errors.New("missing on this machine")
 
 func (s *server) openWorkshop(ctx context.Context) (_ *workshop, err error) {
-	w := &workshop{boxes: map[*server]string{}}
+	w := &workshop{boxes: map[*server]string{}, missing: map[string]error{}}
 	if w.root, err = os.MkdirTemp("", "roost-work-"); err != nil {
 		return nil, err
 	}
@@ -53,7 +55,7 @@ func (s *server) openWorkshop(ctx context.Context) (_ *workshop, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := shell(ctx, "", "fsck.erofs", "--extract="+w.root, "--overwrite", tree); err != nil {
+	if err := run(ctx, "fsck.erofs", "--extract="+w.root, "--overwrite", tree); err != nil {
 		return nil, err
 	}
 	if err := w.makeDevices(); err != nil {
@@ -66,8 +68,12 @@ func (s *server) openWorkshop(ctx context.Context) (_ *workshop, err error) {
 	if err := os.WriteFile(filepath.Join(shop, "run.py"), workProgram, 0o644); err != nil {
 		return nil, err
 	}
-	if err := errors.Join(w.copyPip(ctx), w.copyGCC(ctx)); err != nil {
-		return nil, err
+	for name, take := range map[string]func(context.Context) error{"pip": w.copyPip, "gcc": w.copyGCC} {
+		if err := take(ctx); errors.Is(err, errMissing) {
+			w.missing[name] = err
+		} else if err != nil {
+			return nil, err
+		}
 	}
 	w.added = append(w.added, shopDir)
 	_, err = w.onHost(ctx, "prepare")
@@ -110,10 +116,18 @@ func (w *workshop) copyPip(ctx context.Context) error {
 		return err
 	}
 	from := strings.TrimSpace(string(out))
-	return shell(ctx, fmt.Sprintf("tar -C %s --exclude=__pycache__ -cf - pip | tar -C %s -xf -", from, to))
+	return run(ctx, "sh", "-c", fmt.Sprintf("tar -C %s --exclude=__pycache__ -cf - pip | tar -C %s -xf -", from, to))
 }
 
-var packageName = regexp.MustCompile(`[a-z0-9][a-z0-9+.-]+(?::any)?\s*(?:\([^)]*\))?`)
+var (
+	packageVersion = regexp.MustCompile(`\([^)]*\)|:any`)
+	packageName    = regexp.MustCompile(`[a-z0-9][a-z0-9+.-]+`)
+)
+
+// namesIn are the packages of a dependency line, every alternative among them.
+func namesIn(needs string) []string {
+	return packageName.FindAllString(packageVersion.ReplaceAllString(needs, ""), -1)
+}
 
 // copyGCC copies the files of the host's Debian packages for C, and of all that they need and
 // the template has not.
@@ -179,10 +193,7 @@ func (w *workshop) newPackages(ctx context.Context, names ...string) ([]string, 
 		}
 		delete(installed, todo[0])
 		found = append(found, p.full)
-		for _, need := range packageName.FindAllString(p.needs, -1) {
-			need, _, _ = strings.Cut(need, " ")
-			todo = append(todo, strings.TrimSuffix(need, ":any"))
-		}
+		todo = append(todo, namesIn(p.needs)...)
 	}
 	return found, nil
 }
@@ -294,13 +305,9 @@ func (w *workshop) close(ctx context.Context) {
 	_ = os.RemoveAll(w.root)
 }
 
-// shell runs a command, or as a shell line when it is alone.
-func shell(ctx context.Context, line string, args ...string) error {
-	if line != "" {
-		args = []string{"sh", "-c", line}
-	}
-	if out, err := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput(); err != nil {
-		return fmt.Errorf("%v: %w: %s", args, err, out)
+func run(ctx context.Context, name string, args ...string) error {
+	if out, err := exec.CommandContext(ctx, name, args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s %v: %w: %s", name, args, err, out)
 	}
 	return nil
 }
@@ -311,6 +318,9 @@ func (all *servers) works(runtime, name string, parts []harness.Part) measure {
 		return func(ctx context.Context, pairs int) ([]harness.Result, error) {
 			w, err := all.workshop(ctx)
 			if err != nil {
+				return nil, err
+			}
+			if err := w.missing[name]; err != nil {
 				return nil, err
 			}
 			return harness.RunMany(ctx, harness.Many{
