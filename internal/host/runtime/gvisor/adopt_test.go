@@ -125,7 +125,28 @@ func TestOrphanedCommand(t *testing.T) {
 	}
 }
 
-// TestConsole: the newest MiB is kept and who prints is never held up.
+// TestPace: a burst is let through, more waits, and not for a sandbox that has ended.
+func TestPace(t *testing.T) {
+	t.Parallel()
+	over := make(chan struct{})
+	p := pace{over: over}
+	p.wait(consoleRate / 2)
+	waited := make(chan struct{})
+	go func() {
+		p.wait(consoleRate * 3600)
+		close(waited)
+	}()
+	select {
+	case <-waited:
+		require.Fail(t, "an hour's worth was let through")
+	case <-time.After(50 * time.Millisecond):
+	}
+	close(over)
+	<-waited
+	p.wait(consoleRate * 3600)
+}
+
+// TestConsole: the newest MiB is kept and who prints a little much is not held up.
 func TestConsole(t *testing.T) {
 	t.Parallel()
 	b := newBox(t)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -24,13 +25,46 @@ const (
 // console copies what a sandbox prints into files. The sandbox holds a FIFO for reading and
 // writing, so no write fails when the agent is gone; the pipe then keeps pipeSize bytes, and
 // whoever prints more waits for the next agent. No file of the host can be filled that way.
+//
+// Nor by much at once: reading and writing is this agent's work, which no limit of the sandbox
+// bounds. A sandbox that prints more than a burst waits until it is let.
 type console struct {
 	pipe *os.File
 	done chan struct{}
-	log  ring
+	// hurry is closed when nobody prints any more, and nobody need wait.
+	hurry func()
+	pace  pace
+	log   ring
 }
 
-const pipeSize = 1 << 20
+const (
+	pipeSize = 1 << 20
+	// consoleRate is what a sandbox may print in a second, and consoleBurst for how many seconds'
+	// worth it need not wait.
+	consoleRate  = 1 << 20
+	consoleBurst = time.Second
+)
+
+// pace makes the reader as slow as a sandbox may print.
+type pace struct {
+	over <-chan struct{}
+	last time.Time
+	debt time.Duration
+}
+
+// wait is for n bytes that were read.
+func (p *pace) wait(n int) {
+	now := time.Now()
+	p.debt = max(0, p.debt-now.Sub(p.last)) + time.Duration(n)*time.Second/consoleRate
+	p.last = now
+	if p.debt <= consoleBurst {
+		return
+	}
+	select {
+	case <-p.over:
+	case <-time.After(p.debt - consoleBurst):
+	}
+}
 
 // newConsole makes the FIFO and returns, besides, the sandbox's end.
 func newConsole(runDir string) (*console, *os.File, error) {
@@ -62,7 +96,11 @@ func openConsole(runDir string) (*console, error) {
 	if err != nil {
 		return nil, fault.Wrap(err, "open", "console")
 	}
-	c := &console{pipe: pipe, done: make(chan struct{}), log: ring{path: filepath.Join(runDir, consoleLog)}}
+	over := make(chan struct{})
+	c := &console{
+		pipe: pipe, done: make(chan struct{}), hurry: sync.OnceFunc(func() { close(over) }),
+		pace: pace{over: over}, log: ring{path: filepath.Join(runDir, consoleLog)},
+	}
 	go c.copy()
 	return c, nil
 }
@@ -78,11 +116,13 @@ func (c *console) copy() {
 		if err != nil {
 			break
 		}
+		c.pace.wait(n)
 	}
 	c.log.close()
 }
 
 func (c *console) close() {
+	c.hurry()
 	_ = c.pipe.Close()
 	<-c.done
 }

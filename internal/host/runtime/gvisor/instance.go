@@ -215,6 +215,7 @@ func (in *instance) describe(s status) runtime.Exit {
 // drain lets the console's reader reach the end of what a dead sandbox said last: nobody holds
 // the FIFO for writing any more, so that is at once.
 func (in *instance) drain() {
+	in.console.hurry()
 	select {
 	case <-in.console.done:
 	case <-time.After(500 * time.Millisecond):
