@@ -152,6 +152,17 @@ func (c cgroups) inForce(controller string) bool {
 	return false
 }
 
+// countsSwap says whether the kernel can bound swap too. Without a bound a sandbox at its limit goes
+// on in the host's swap until that is full.
+func (c cgroups) countsSwap() bool {
+	file := "memory.memsw.limit_in_bytes"
+	if c.version == 2 {
+		file = "memory.swap.max"
+	}
+	_, err := os.Stat(filepath.Join(c.dir("memory"), file))
+	return err == nil
+}
+
 // path of a leaf, as runsc is told it.
 func (c cgroups) path(leaf string) string { return "/" + c.parent + "/" + leaf }
 
@@ -165,6 +176,9 @@ func (c cgroups) resources(vcpus, memoryMB int) *specs.LinuxResources {
 	if c.inForce("memory") {
 		limit := int64(memoryMB+overheadMB) << 20
 		res.Memory = &specs.LinuxMemory{Limit: &limit}
+		if c.countsSwap() {
+			res.Memory.Swap = &limit // memory and swap together: none
+		}
 	}
 	if c.inForce("pids") {
 		limit := int64(maxTasks)

@@ -145,6 +145,23 @@ func TestFailedCapture(t *testing.T) {
 	require.Equal(t, "before", b.restored(c).run("cat /root/f"))
 }
 
+// TestSwap: a sandbox at its limit does not go on in the host's swap.
+func TestSwap(t *testing.T) {
+	t.Parallel()
+	b := newBox(t)
+	if !b.rt.cgroups.countsSwap() {
+		t.Skip("this kernel counts no swap")
+	}
+	b.boot(runtime.BootOptions{})
+	file, want := "memory.swap.max", "0"
+	if b.rt.cgroups.version == 1 {
+		file, want = "memory.memsw.limit_in_bytes", strconv.Itoa((b.spec.Resources.MemoryMB+overheadMB)<<20)
+	}
+	raw, err := os.ReadFile(filepath.Join(b.rt.cgroups.dir("memory"), b.in.rec.Leaf, file))
+	require.NoError(t, err)
+	require.Equal(t, want, strings.TrimSpace(string(raw)))
+}
+
 // TestWithoutCgroups: on a host without any, sandboxes run unlimited and are measured by process.
 func TestWithoutCgroups(t *testing.T) {
 	t.Parallel()
