@@ -342,6 +342,7 @@ func TestClientGoneMidCreate(t *testing.T) {
 			go func() { <-entered; leave() }()
 			resp, err := e.http.Do(req)
 			if err == nil {
+				<-entered // closing is leaving; a destroy that overtakes its create is the reconciler's
 				_ = resp.Body.Close()
 			}
 			id := <-destroyed
