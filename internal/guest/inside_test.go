@@ -172,7 +172,7 @@ func (c *client) commands(ctx context.Context) error {
 		{"env | grep -c ROOST_CONTROL || true", "0\n"},
 		{"echo x > /dev/shm/x && echo x > /tmp/x && cat /dev/shm/x /tmp/x", "x\nx\n"},
 		{"test -w / || echo no; stat -c %a /tmp /run/lock", "no\n1777\n1777\n"},
-		{"kill -KILL 1 || echo refused", "sh: 1: kill: Operation not permitted\n\nrefused\n"},
+		{"kill -KILL 1 2>/dev/null || echo refused", "refused\n"},
 	} {
 		began := time.Now()
 		out, err := c.sh(ctx, a.line)
