@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -246,18 +245,4 @@ func TestDamaged(t *testing.T) {
 		require.NoError(t, os.WriteFile(path, whole, 0o600))
 	}
 	b.restored(c)
-}
-
-func TestStatusOfAZombie(t *testing.T) {
-	t.Parallel()
-	_, err := openSentry(os.Getpid(), 1)
-	require.True(t, fault.Is(err, fault.NotFound))
-	s, err := openSentry(os.Getpid(), 0)
-	require.NoError(t, err)
-	s.release()
-	select {
-	case <-s.done:
-		require.Fail(t, "a released process does not end")
-	case <-time.After(time.Millisecond):
-	}
 }

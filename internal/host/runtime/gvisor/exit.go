@@ -8,11 +8,13 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/roosthq/roost/internal/host/process"
 )
 
 // ending is what is known of how a sandbox ended.
 type ending struct {
-	status status
+	status process.Status
 	// oom counts what was killed for memory, panicked is the sentry's panic, said the console's
 	// end.
 	oom      int64
@@ -23,20 +25,20 @@ type ending struct {
 // reason for people. The sentry ends with the status of the guest agent, the first process in it.
 func (e ending) reason() string {
 	s := e.status
-	killed := s.known && (s.signal == unix.SIGKILL || s.code == 128+int(unix.SIGKILL))
+	killed := s.Known && (s.Signal == unix.SIGKILL || s.Code == 128+int(unix.SIGKILL))
 	switch {
 	case e.panicked != "":
 		return "the sentry panicked: " + e.panicked
-	case e.oom > 0 && (killed || !s.known):
+	case e.oom > 0 && (killed || !s.Known):
 		return "out of memory"
-	case !s.known:
+	case !s.Known:
 		return "ended, exit status unknown"
-	case s.signal != 0:
-		return fmt.Sprintf("killed by signal %d", int(s.signal))
-	case s.code > 128 && s.code < 128+65:
-		return e.withConsole(fmt.Sprintf("the guest agent was killed by signal %d", s.code-128))
+	case s.Signal != 0:
+		return fmt.Sprintf("killed by signal %d", int(s.Signal))
+	case s.Code > 128 && s.Code < 128+65:
+		return e.withConsole(fmt.Sprintf("the guest agent was killed by signal %d", s.Code-128))
 	default:
-		return e.withConsole(fmt.Sprintf("the guest agent ended with exit status %d", s.code))
+		return e.withConsole(fmt.Sprintf("the guest agent ended with exit status %d", s.Code))
 	}
 }
 
@@ -80,9 +82,9 @@ func (in *instance) watch() {
 	select {
 	case <-in.detached:
 		return
-	case <-in.proc.done:
+	case <-in.proc.Done():
 	}
 	in.drain()
-	in.exit = in.describe(in.proc.status)
+	in.exit = in.describe(in.proc.Status())
 	close(in.exited)
 }

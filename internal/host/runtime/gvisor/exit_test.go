@@ -10,25 +10,26 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/roosthq/roost/internal/host/process"
 	"github.com/roosthq/roost/internal/host/runtime"
 )
 
 func TestReason(t *testing.T) {
 	t.Parallel()
-	killed := status{known: true, code: -1, signal: unix.SIGKILL}
+	killed := process.Status{Known: true, Code: -1, Signal: unix.SIGKILL}
 	for _, c := range []struct {
 		e    ending
 		want string
 	}{
 		{ending{status: killed}, "killed by signal 9"},
 		{ending{status: killed, oom: 1}, "out of memory"},
-		{ending{status: status{known: true, code: 137}, oom: 1}, "out of memory"},
-		{ending{status: status{}, oom: 2}, "out of memory"},
-		{ending{status: status{known: true}, oom: 1}, "the guest agent ended with exit status 0"},
-		{ending{status: status{}}, "ended, exit status unknown"},
-		{ending{status: status{known: true, code: 3}, said: []byte("a\nroost-guest: \x1b[1mbad\n")}, "the guest agent ended with exit status 3: roost-guest: [1mbad"},
-		{ending{status: status{known: true, code: 143}}, "the guest agent was killed by signal 15"},
-		{ending{status: status{known: true, code: 2}, panicked: "runtime error"}, "the sentry panicked: runtime error"},
+		{ending{status: process.Status{Known: true, Code: 137}, oom: 1}, "out of memory"},
+		{ending{status: process.Status{}, oom: 2}, "out of memory"},
+		{ending{status: process.Status{Known: true}, oom: 1}, "the guest agent ended with exit status 0"},
+		{ending{status: process.Status{}}, "ended, exit status unknown"},
+		{ending{status: process.Status{Known: true, Code: 3}, said: []byte("a\nroost-guest: \x1b[1mbad\n")}, "the guest agent ended with exit status 3: roost-guest: [1mbad"},
+		{ending{status: process.Status{Known: true, Code: 143}}, "the guest agent was killed by signal 15"},
+		{ending{status: process.Status{Known: true, Code: 2}, panicked: "runtime error"}, "the sentry panicked: runtime error"},
 	} {
 		require.Equal(t, c.want, c.e.reason())
 	}

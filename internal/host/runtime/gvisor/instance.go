@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/roosthq/roost/internal/fault"
+	"github.com/roosthq/roost/internal/host/process"
 	"github.com/roosthq/roost/internal/host/runtime"
 )
 
@@ -22,7 +23,7 @@ type instance struct {
 	build   build
 	rec     instanceRecord
 	network bool
-	proc    *sentry
+	proc    *process.Process
 	console *console
 	// template: its capture ends it.
 	template bool
@@ -43,7 +44,7 @@ type instance struct {
 
 var _ runtime.Instance = (*instance)(nil)
 
-func (r *Runtime) newInstance(runDir string, b build, rec instanceRecord, proc *sentry, c *console, network bool) *instance {
+func (r *Runtime) newInstance(runDir string, b build, rec instanceRecord, proc *process.Process, c *console, network bool) *instance {
 	in := &instance{
 		rt: r, runDir: runDir, build: b, rec: rec, network: network, proc: proc, console: c,
 		detached: make(chan struct{}), exited: make(chan struct{}),
@@ -61,28 +62,28 @@ func (r *Runtime) Adopt(ctx context.Context, spec runtime.Spec, record json.RawM
 	if rec.Identity.Driver != Name {
 		return nil, fault.New(fault.Invalid, "adopt", "sandbox "+spec.ID, "it belongs to runtime "+rec.Identity.Driver)
 	}
-	if rec.BootID != bootID() {
+	if rec.BootID != process.BootID() {
 		return nil, fault.New(fault.NotFound, "adopt", "sandbox "+spec.ID, "the host was rebooted since")
 	}
 	b, err := r.builds.find(rec.Identity.Build)
 	if err != nil {
 		return nil, err
 	}
-	proc, err := openSentry(rec.PID, rec.StartTime)
+	proc, err := process.Open(rec.PID, rec.StartTime)
 	if err != nil {
 		return nil, fault.Wrap(err, "adopt", "sandbox "+spec.ID)
 	}
 	in, err := r.take(ctx, spec, b, rec, proc)
 	if err != nil {
-		proc.release()
+		proc.Release()
 		return nil, fault.Wrap(err, "adopt", "sandbox "+spec.ID)
 	}
 	return in, nil
 }
 
 // take makes an instance of a sentry that runs.
-func (r *Runtime) take(ctx context.Context, spec runtime.Spec, b build, rec instanceRecord, proc *sentry) (*instance, error) {
-	if owner(proc.pid) != rec.UID {
+func (r *Runtime) take(ctx context.Context, spec runtime.Spec, b build, rec instanceRecord, proc *process.Process) (*instance, error) {
+	if owner(proc.PID) != rec.UID {
 		return nil, fault.New(fault.NotFound, "find", "process "+strconv.Itoa(rec.PID), "it has another uid")
 	}
 	// What another agent was about, a capture say, is nobody's now. Root's are the commands.
@@ -181,7 +182,7 @@ func (in *instance) isDetached() bool {
 func (in *instance) Detach() {
 	in.detach.Do(func() {
 		close(in.detached)
-		in.proc.release()
+		in.proc.Release()
 		in.console.close()
 	})
 }
@@ -200,12 +201,12 @@ func (in *instance) Exit() runtime.Exit {
 }
 
 // describe says how it ended.
-func (in *instance) describe(s status) runtime.Exit {
+func (in *instance) describe(s process.Status) runtime.Exit {
 	e := ending{
 		status: s, oom: in.rt.cgroups.oomKills(in.rec.Leaf),
 		panicked: firstLine(filepath.Join(in.runDir, panicLog)), said: in.console.log.recent(),
 	}
-	exit := runtime.Exit{Reason: e.reason(), Requested: in.stopped.Load(), At: s.at}
+	exit := runtime.Exit{Reason: e.reason(), Requested: in.stopped.Load(), At: s.At}
 	if exit.Requested {
 		exit.Reason = "stopped"
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/roosthq/roost/internal/fault"
+	"github.com/roosthq/roost/internal/host/process"
 	"github.com/roosthq/roost/internal/host/runtime"
 	"github.com/roosthq/roost/internal/undo"
 )
@@ -104,7 +105,7 @@ func (r *Runtime) command(b build, runDir, leaf, namespace string, args []string
 }
 
 // started takes hold of the sentry that a command has left running.
-func (r *Runtime) started(spec runtime.Spec, rec *instanceRecord) (*sentry, error) {
+func (r *Runtime) started(spec runtime.Spec, rec *instanceRecord) (*process.Process, error) {
 	raw, err := os.ReadFile(filepath.Join(spec.RunDir, pidFile))
 	if err != nil {
 		return nil, fault.Wrap(err, "read", "pid of the sentry")
@@ -113,21 +114,21 @@ func (r *Runtime) started(spec runtime.Spec, rec *instanceRecord) (*sentry, erro
 	if err != nil {
 		return nil, fault.Wrap(err, "read", "pid of the sentry")
 	}
-	proc, err := openSentry(pid, 0)
+	proc, err := process.Open(pid, 0)
 	if err != nil {
 		return nil, r.died(spec, *rec, err)
 	}
 	if owner(pid) != spec.UID {
-		proc.release()
-		return nil, r.died(spec, *rec, gone(pid))
+		proc.Release()
+		return nil, r.died(spec, *rec, fault.New(fault.NotFound, "find", "process "+strconv.Itoa(pid), "it has another uid"))
 	}
-	rec.PID, rec.StartTime, rec.BootID = pid, proc.startTime, bootID()
+	rec.PID, rec.StartTime, rec.BootID = pid, proc.StartTime, process.BootID()
 	return proc, nil
 }
 
 // died says what can be known of a sandbox that ended before it could be watched.
 func (r *Runtime) died(spec runtime.Spec, rec instanceRecord, err error) error {
-	why := ending{status: status{}, oom: r.cgroups.oomKills(rec.Leaf), panicked: firstLine(filepath.Join(spec.RunDir, panicLog))}
+	why := ending{oom: r.cgroups.oomKills(rec.Leaf), panicked: firstLine(filepath.Join(spec.RunDir, panicLog))}
 	return fault.New(fault.Internal, "start", "sandbox "+spec.ID, "it ended at once: "+why.reason()+" ("+err.Error()+")")
 }
 

@@ -4,8 +4,8 @@ import (
 	"context"
 
 	"github.com/roosthq/roost/internal/fault"
+	"github.com/roosthq/roost/internal/host/process"
 	"github.com/roosthq/roost/internal/host/vmm"
-	"github.com/roosthq/roost/internal/host/vmm/process"
 )
 
 // Adopt implements vmm.Driver.

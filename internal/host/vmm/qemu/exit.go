@@ -6,8 +6,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/roosthq/roost/internal/host/process"
 	"github.com/roosthq/roost/internal/host/vmm"
-	"github.com/roosthq/roost/internal/host/vmm/process"
 )
 
 // watch waits for the process's end and then says why it ended. It is the only one to remove

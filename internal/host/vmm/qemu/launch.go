@@ -11,8 +11,8 @@ import (
 	"time"
 
 	"github.com/roosthq/roost/internal/fault"
+	"github.com/roosthq/roost/internal/host/process"
 	"github.com/roosthq/roost/internal/host/vmm"
-	"github.com/roosthq/roost/internal/host/vmm/process"
 	"github.com/roosthq/roost/internal/host/vmm/qemu/qmp"
 	"github.com/roosthq/roost/internal/undo"
 )

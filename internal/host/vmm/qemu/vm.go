@@ -8,8 +8,8 @@ import (
 	"sync/atomic"
 
 	"github.com/roosthq/roost/internal/fault"
+	"github.com/roosthq/roost/internal/host/process"
 	"github.com/roosthq/roost/internal/host/vmm"
-	"github.com/roosthq/roost/internal/host/vmm/process"
 	"github.com/roosthq/roost/internal/host/vmm/qemu/qmp"
 )
 

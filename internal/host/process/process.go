@@ -15,7 +15,8 @@ import (
 
 // Status is how a process ended.
 type Status struct {
-	// Known: the kernel told the exit status; an adopted process's is told from Linux 6.15 on.
+	// Known: the kernel told the exit status. That of a process which is not our child is told
+	// while it is a zombie, and from Linux 6.15 on.
 	Known  bool
 	Code   int
 	Signal unix.Signal
@@ -34,7 +35,7 @@ func (s Status) String() string {
 	}
 }
 
-// Process is one VMM process.
+// Process is one process.
 type Process struct {
 	PID int
 	// StartTime in clock ticks since boot.
@@ -46,8 +47,8 @@ type Process struct {
 	status Status
 }
 
-// Open takes a process that another agent started. It is fault.NotFound when the process is
-// gone or the pid belongs to another one by now.
+// Open takes a process that is not our child. It is fault.NotFound when the process is gone or
+// the pid belongs to another one by now. startTime 0 takes whoever has the pid, a zombie too.
 func Open(pid int, startTime uint64) (*Process, error) {
 	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
 	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) {
@@ -61,7 +62,7 @@ func Open(pid int, startTime uint64) (*Process, error) {
 		_ = unix.Close(fd)
 		return nil, err
 	}
-	if p.StartTime != startTime || readable(fd) {
+	if startTime != 0 && (p.StartTime != startTime || readable(fd)) {
 		_ = p.pidfd.Close()
 		return nil, gone(pid)
 	}

@@ -1,6 +1,7 @@
 package process
 
 import (
+	"errors"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -22,7 +23,7 @@ func (p *Process) watch() {
 		if err != nil || !ended {
 			return // released
 		}
-		_ = raw.Control(func(fd uintptr) { p.status = reap(int(fd)) })
+		_ = raw.Control(func(fd uintptr) { p.status = p.reap(int(fd)) })
 		p.status.At = time.Now()
 		close(p.done)
 		p.Release()
@@ -35,16 +36,20 @@ func readable(fd int) bool {
 	return err == nil && n > 0
 }
 
-// reap collects a child's status, or asks the pidfd for that of a process that is nobody's
-// child here.
-func reap(pidfd int) Status {
+// reap collects a child's status. That of a process which is nobody's child here it reads from the
+// zombie or, where the real parent was faster, asks the pidfd for.
+func (p *Process) reap(pidfd int) Status {
 	var info unix.Siginfo
 	err := unix.Waitid(unix.P_PIDFD, pidfd, &info, unix.WEXITED, nil)
-	for err == unix.EINTR {
+	for errors.Is(err, unix.EINTR) {
 		err = unix.Waitid(unix.P_PIDFD, pidfd, &info, unix.WEXITED, nil)
 	}
 	if err == nil {
 		return fromSiginfo(&info)
+	}
+	st, err := readStat(p.PID)
+	if err == nil && st.state == "Z" && st.startTime == p.StartTime {
+		return fromWait(unix.WaitStatus(st.exitCode))
 	}
 	waitReaped(pidfd)
 	exit := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}

@@ -2,6 +2,7 @@ package process
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -12,7 +13,19 @@ import (
 	"github.com/roosthq/roost/internal/fault"
 )
 
-type stat struct{ startTime uint64 }
+// stat is what is read of /proc/PID/stat.
+type stat struct {
+	state     string
+	startTime uint64
+	exitCode  uint64 // of a zombie
+}
+
+// Fields of /proc/PID/stat, counted from the state, the first behind the command.
+const (
+	stateField     = 0
+	startTimeField = 22 - 3
+	exitCodeField  = 52 - 3
+)
 
 // readStat reads /proc/PID/stat. The command in it may hold spaces and brackets, so fields
 // are counted from the last bracket.
@@ -22,15 +35,15 @@ func readStat(pid int) (stat, error) {
 		return stat{}, err
 	}
 	fields := strings.Fields(string(raw[bytes.LastIndexByte(raw, ')')+1:]))
-	const startTimeField = 22 - 3 // field 3, the state, comes first here
-	if len(fields) <= startTimeField {
+	if len(fields) <= exitCodeField {
 		return stat{}, fmt.Errorf("/proc/%d/stat: %d fields", pid, len(fields))
 	}
 	start, err := strconv.ParseUint(fields[startTimeField], 10, 64)
-	if err != nil {
+	exit, exitErr := strconv.ParseUint(fields[exitCodeField], 10, 32)
+	if err := errors.Join(err, exitErr); err != nil {
 		return stat{}, fmt.Errorf("/proc/%d/stat: %w", pid, err)
 	}
-	return stat{startTime: start}, nil
+	return stat{state: fields[stateField], startTime: start, exitCode: exit}, nil
 }
 
 // UID is the user that the process runs under now.

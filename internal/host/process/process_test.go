@@ -104,6 +104,38 @@ func TestOpenStranger(t *testing.T) {
 	require.True(t, fault.Is(err, fault.NotFound), "%v", err)
 }
 
+func TestOpenWhoeverHasThePid(t *testing.T) {
+	t.Parallel()
+	_, err := Open(os.Getpid(), 1)
+	require.True(t, fault.Is(err, fault.NotFound))
+	p, err := Open(os.Getpid(), 0)
+	require.NoError(t, err)
+	p.Release()
+	select {
+	case <-p.Done():
+		require.Fail(t, "a released process does not end")
+	case <-time.After(time.Millisecond):
+	}
+}
+
+// TestStatusOfAZombie: the status is known before the parent, which is not us, has reaped.
+func TestStatusOfAZombie(t *testing.T) {
+	t.Parallel()
+	parent := exec.Command("/bin/sh", "-c", "sleep 1000 >/dev/null 2>&1 & echo $!; exec sleep 1000")
+	out, err := parent.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, parent.Start())
+	defer func() { _, _ = parent.Process.Kill(), parent.Wait() }()
+	var pid int
+	_, err = fmt.Fscan(out, &pid)
+	require.NoError(t, err)
+	p, err := Open(pid, 0)
+	require.NoError(t, err)
+	require.NoError(t, p.Kill(t.Context()))
+	require.True(t, p.Status().Known)
+	require.Equal(t, unix.SIGKILL, p.Status().Signal)
+}
+
 func TestReleaseLeavesItAlive(t *testing.T) {
 	t.Parallel()
 	p := start(t, "exec sleep 1000")
