@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/roosthq/roost/internal/fault"
@@ -85,15 +84,6 @@ func (j *journal) save(dir paths.Sandbox, durable bool) error {
 		return fault.Wrap(err, "encode journal of", j.ID)
 	}
 	return fault.Wrap(replaceFile(dir.Journal(), raw, durable), "write journal of", j.ID)
-}
-
-// bootID names the host's present boot.
-func bootID() string {
-	raw, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return ""
-	}
-	return strings.TrimSpace(string(raw))
 }
 
 func readJournal(dir paths.Sandbox) (*journal, error) {

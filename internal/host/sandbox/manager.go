@@ -16,6 +16,7 @@ import (
 	"github.com/roosthq/roost/internal/host/image"
 	"github.com/roosthq/roost/internal/host/network"
 	"github.com/roosthq/roost/internal/host/paths"
+	"github.com/roosthq/roost/internal/host/process"
 	"github.com/roosthq/roost/internal/host/runtime"
 	"github.com/roosthq/roost/internal/host/uids"
 	"github.com/roosthq/roost/internal/lifecycle"
@@ -73,7 +74,7 @@ func New(cfg Config) *Manager {
 	}
 	return &Manager{
 		cfg: cfg, log: cfg.Logger.With("component", "sandbox"),
-		all: map[string]*Sandbox{}, building: map[int]bool{}, boot: bootID(),
+		all: map[string]*Sandbox{}, building: map[int]bool{}, boot: process.BootID(),
 	}
 }
 
