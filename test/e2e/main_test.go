@@ -19,6 +19,7 @@ const (
 	insideVariable = "ROOST_E2E_INSIDE"
 	binVariable    = "ROOST_E2E_BIN"
 	dataVariable   = "ROOST_E2E_DATA"
+	runscVariable  = "ROOST_RUNSC"
 )
 
 // roostBin is the binary under test (built with failpoints); templates is a data directory
@@ -73,8 +74,13 @@ func prepare() int {
 		fmt.Println("e2e: build the base template:", err)
 		return 1
 	}
+	runsc, err := buildRunsc(root)
+	if err != nil {
+		fmt.Println("e2e: build runsc:", err)
+		return 1
+	}
 	cmd := exec.Command(os.Args[0], os.Args[1:]...)
-	cmd.Env = append(env, insideVariable+"=1", binVariable+"="+bin, dataVariable+"="+data)
+	cmd.Env = append(env, runscVariable+"="+runsc, insideVariable+"=1", binVariable+"="+bin, dataVariable+"="+data)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
 	runtime.LockOSThread()
@@ -100,4 +106,15 @@ func buildRoost(root string) (bin, dir string, err error) {
 	cmd := exec.Command("make", "--no-print-directory", "-C", root, "build-failpoints", "OUT="+bin)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	return bin, dir, cmd.Run()
+}
+
+// buildRunsc builds gVisor, unless the run brought one. The roost under test does not lie beside
+// it.
+func buildRunsc(root string) (string, error) {
+	if path := os.Getenv(runscVariable); path != "" {
+		return path, nil
+	}
+	cmd := exec.Command("make", "--no-print-directory", "-C", root, "runsc")
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	return filepath.Join(root, "bin", "runsc"), cmd.Run()
 }
