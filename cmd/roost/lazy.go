@@ -118,6 +118,22 @@ func (l *lazy) Files(c runtime.Capture) ([]string, error) {
 	return rt.Files(c)
 }
 
+func (l *lazy) Link(ctx context.Context, c runtime.Capture, dir, root string) (json.RawMessage, error) {
+	rt, err := l.get(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return rt.Link(ctx, c, dir, root)
+}
+
+func (l *lazy) Salvage(ctx context.Context, spec runtime.Spec, record json.RawMessage, dir string) (json.RawMessage, error) {
+	rt, err := l.get(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return rt.Salvage(ctx, spec, record, dir)
+}
+
 // Trim has nothing to give back before the first use.
 func (l *lazy) Trim(idle time.Duration) error {
 	l.mu.Lock()

@@ -4,7 +4,9 @@ package failpoint
 
 import (
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 )
@@ -12,8 +14,28 @@ import (
 // Enabled says that this binary was built with failpoints.
 const Enabled = true
 
+// declared are the points of this program; packages fill it before main begins.
+var declared = map[string]bool{}
+
+// Declare names points, once each, from a package's variable.
+func Declare(names ...string) struct{} {
+	for _, name := range names {
+		if declared[name] {
+			panic("failpoint " + name + " is declared twice")
+		}
+		declared[name] = true
+	}
+	return struct{}{}
+}
+
+// Names are the points of this program, sorted.
+func Names() []string { return slices.Sorted(maps.Keys(declared)) }
+
 // Hit fires the point when ROOST_FAILPOINTS names it.
 func Hit(name string) error {
+	if !declared[name] {
+		panic("failpoint " + name + " is not declared")
+	}
 	for _, spec := range strings.Split(os.Getenv("ROOST_FAILPOINTS"), ",") {
 		point, action, _ := strings.Cut(spec, "=")
 		if point != name {

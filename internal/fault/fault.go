@@ -27,8 +27,10 @@ const (
 	Aborted            = connect.CodeAborted
 	Unimplemented      = connect.CodeUnimplemented
 	Internal           = connect.CodeInternal
-	Unavailable        = connect.CodeUnavailable
-	Unauthenticated    = connect.CodeUnauthenticated
+	// DataLoss: what was saved is damaged.
+	DataLoss        = connect.CodeDataLoss
+	Unavailable     = connect.CodeUnavailable
+	Unauthenticated = connect.CodeUnauthenticated
 )
 
 // hintHeader carries a hint across RPC.

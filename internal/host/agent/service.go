@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"sync"
 
 	"connectrpc.com/connect"
 
@@ -22,31 +21,25 @@ type service struct {
 }
 
 func (s *service) CreateSandbox(ctx context.Context, req *connect.Request[hostv1.CreateSandboxRequest], stream *connect.ServerStream[hostv1.CreateSandboxResponse]) error {
-	var sending sync.Mutex
-	report := func(step, detail string) {
-		sending.Lock()
-		defer sending.Unlock()
-		// A caller that is gone is noticed by ctx; progress is for whoever still listens.
-		_ = stream.Send(&hostv1.CreateSandboxResponse{Event: &hostv1.CreateSandboxResponse_Progress{
-			Progress: &hostv1.Progress{Step: step, Detail: detail},
-		}})
-	}
+	send := sender(stream, func(p *hostv1.Progress) *hostv1.CreateSandboxResponse {
+		return &hostv1.CreateSandboxResponse{Event: &hostv1.CreateSandboxResponse_Progress{Progress: p}}
+	})
 	m := req.Msg
 	view, err := s.sandboxes.Create(ctx, operation(m.GetOperation()), sandbox.CreateRequest{
 		ID: m.GetSandboxId(), Template: m.GetTemplate(), Resources: fromResources(m.GetResources()),
 		IdleTimeout: idleOrDefault(m.GetIdleTimeout()), Envs: m.GetEnvs(),
-		Runtime: m.GetRuntime(), Cold: m.GetCold(),
-	}, report)
+		Runtime: m.GetRuntime(), Cold: m.GetCold(), Snapshot: m.GetSnapshotId(),
+	}, send.progress)
 	if err != nil {
 		return fault.ToConnect(err)
 	}
-	sending.Lock()
-	defer sending.Unlock()
-	return stream.Send(&hostv1.CreateSandboxResponse{Event: &hostv1.CreateSandboxResponse_Sandbox{Sandbox: toSandbox(view)}})
+	return send.last(&hostv1.CreateSandboxResponse{Event: &hostv1.CreateSandboxResponse_Sandbox{Sandbox: toSandbox(view)}})
 }
 
 func (s *service) PauseSandbox(ctx context.Context, req *connect.Request[hostv1.PauseSandboxRequest]) (*connect.Response[hostv1.PauseSandboxResponse], error) {
-	res, err := s.sandboxes.Pause(ctx, operation(req.Msg.GetOperation()), req.Msg.GetSandboxId(), "paused on request")
+	res, err := s.sandboxes.Pause(ctx, operation(req.Msg.GetOperation()), req.Msg.GetSandboxId(), sandbox.PauseOptions{
+		Reason: "paused on request", DiskOnly: req.Msg.GetDiskOnly(),
+	})
 	if err != nil {
 		return nil, fault.ToConnect(err)
 	}
@@ -54,7 +47,9 @@ func (s *service) PauseSandbox(ctx context.Context, req *connect.Request[hostv1.
 }
 
 func (s *service) ResumeSandbox(ctx context.Context, req *connect.Request[hostv1.ResumeSandboxRequest]) (*connect.Response[hostv1.ResumeSandboxResponse], error) {
-	view, err := s.sandboxes.Resume(ctx, operation(req.Msg.GetOperation()), req.Msg.GetSandboxId(), optionalDuration(req.Msg.GetIdleTimeout()))
+	view, err := s.sandboxes.Resume(ctx, operation(req.Msg.GetOperation()), req.Msg.GetSandboxId(), sandbox.ResumeOptions{
+		Idle: optionalDuration(req.Msg.GetIdleTimeout()), Cold: req.Msg.GetCold(),
+	})
 	if err != nil {
 		return nil, fault.ToConnect(err)
 	}

@@ -45,13 +45,15 @@ func toResources(r runtime.Resources) *hostv1.Resources {
 }
 
 var states = map[sandbox.State]hostv1.SandboxState{
-	sandbox.Creating:   hostv1.SandboxState_SANDBOX_STATE_CREATING,
-	sandbox.Running:    hostv1.SandboxState_SANDBOX_STATE_RUNNING,
-	sandbox.Pausing:    hostv1.SandboxState_SANDBOX_STATE_PAUSING,
-	sandbox.Paused:     hostv1.SandboxState_SANDBOX_STATE_PAUSED,
-	sandbox.Resuming:   hostv1.SandboxState_SANDBOX_STATE_RESUMING,
-	sandbox.Failed:     hostv1.SandboxState_SANDBOX_STATE_FAILED,
-	sandbox.Destroying: hostv1.SandboxState_SANDBOX_STATE_DESTROYING,
+	sandbox.Creating:     hostv1.SandboxState_SANDBOX_STATE_CREATING,
+	sandbox.Running:      hostv1.SandboxState_SANDBOX_STATE_RUNNING,
+	sandbox.Pausing:      hostv1.SandboxState_SANDBOX_STATE_PAUSING,
+	sandbox.Paused:       hostv1.SandboxState_SANDBOX_STATE_PAUSED,
+	sandbox.Resuming:     hostv1.SandboxState_SANDBOX_STATE_RESUMING,
+	sandbox.Failed:       hostv1.SandboxState_SANDBOX_STATE_FAILED,
+	sandbox.Destroying:   hostv1.SandboxState_SANDBOX_STATE_DESTROYING,
+	sandbox.Lost:         hostv1.SandboxState_SANDBOX_STATE_LOST,
+	sandbox.Snapshotting: hostv1.SandboxState_SANDBOX_STATE_SNAPSHOTTING,
 }
 
 func toSandbox(v sandbox.View) *hostv1.Sandbox {
@@ -62,8 +64,14 @@ func toSandbox(v sandbox.View) *hostv1.Sandbox {
 		IdleTimeout: durationpb.New(v.IdleTimeout),
 		DiskBytes:   v.Usage.DiskBytes, MemoryBytes: v.Usage.MemoryBytes, Envs: v.Envs,
 	}
-	for _, p := range v.Phases {
-		out.Phases = append(out.Phases, &hostv1.Phase{Name: p.Name, Duration: durationpb.New(p.Duration)})
+	out.Phases = toPhases(v.Phases)
+	return out
+}
+
+func toPhases(phases []runtime.Phase) []*hostv1.Phase {
+	var out []*hostv1.Phase
+	for _, p := range phases {
+		out = append(out, &hostv1.Phase{Name: p.Name, Duration: durationpb.New(p.Duration)})
 	}
 	return out
 }

@@ -64,6 +64,9 @@ type Layer struct {
 	Path string `json:"path"`
 	// SizeBytes is the size of the disk that the layer was the top of.
 	SizeBytes int64 `json:"size_bytes"`
+	// Sum is the checksum of the file, holes as zeros, made when it was sealed or merged: it is
+	// what Verify compares with. Empty for a layer of an earlier Roost.
+	Sum string `json:"sum,omitempty"`
 }
 
 // Stack is what a live disk stands on.
@@ -146,6 +149,9 @@ type Driver interface {
 	Merge(ctx context.Context, below Stack, layers []Layer, dst string) (Layer, error)
 	// Flatten writes a stack as a new sparse raw image at dst, published as by Merge.
 	Flatten(ctx context.Context, stack Stack, dst string) (Base, error)
+	// Verify reads a layer and compares it with its Sum; damage is fault.DataLoss, naming the
+	// file. A layer without a Sum passes.
+	Verify(ctx context.Context, l Layer) error
 	// RemoveLive detaches and deletes a live disk's file; the stack is untouched.
 	RemoveLive(ctx context.Context, live Live) error
 	// RemoveLayer deletes a layer's file. The caller knows that nothing stands on it.

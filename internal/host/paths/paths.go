@@ -14,6 +14,8 @@
 //	    run/                    sockets of the running VM; console.log stays after its death
 //	    disk/                   live disk and sealed layers
 //	    captures/<n>/           published captures; .tmp-<n> is one in the making
+//	  sandboxes/.snapshots/<id>/ published snapshots: captures that belong to no sandbox;
+//	                            .tmp-<id> is one in the making
 //	  sandboxes/.trash/         what is being deleted
 package paths
 
@@ -61,6 +63,15 @@ func (d Data) Sandboxes() string    { return d.join("sandboxes") }
 
 // Trash lies beside the sandboxes, so that moving one there is a rename on any layout of disks.
 func (d Data) Trash() string { return d.join("sandboxes", ".trash") }
+
+// Snapshots lies beside the sandboxes too: a snapshot shares files with them by hard links.
+func (d Data) Snapshots() string { return d.join("sandboxes", ".snapshots") }
+
+// Snapshot is one published snapshot.
+func (d Data) Snapshot(id string) string { return filepath.Join(d.Snapshots(), id) }
+
+// SnapshotStage is a snapshot while it is being made.
+func (d Data) SnapshotStage(id string) string { return filepath.Join(d.Snapshots(), ".tmp-"+id) }
 
 // Sandbox is the directory of one sandbox.
 func (d Data) Sandbox(id string) Sandbox { return Sandbox(d.join("sandboxes", id)) }

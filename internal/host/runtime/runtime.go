@@ -18,12 +18,25 @@
 // guest agent's thaw. Freeze, Thaw and Stop are idempotent; Stop is legal in every state.
 //
 // A capture of the disk alone (CaptureOptions.DiskOnly) is booted from (BootOptions.From), and
-// refused by Restore with fault.FailedPrecondition.
+// refused by Restore with fault.FailedPrecondition. Where memory and disk are apart
+// (Capabilities.DiskApart) a full capture can be booted from too, however damaged its memory is,
+// and the disk of an instance that died becomes a capture by Salvage.
+//
+// # Captures and files
+//
+// A capture stands on files: some in its directory, some in that of an earlier capture or of the
+// disk, some of a template or a build. None of them is ever changed once a capture names it, so
+// they may be shared by hard links: Link gives a directory of its own to a capture, on which
+// nobody else's removal has any effect. That is what snapshots and forks are made of: the file
+// system counts the references.
 //
 // # Failure rules
 //
 // Boot and Restore undo what they made when they fail. A failed Capture leaves the instance
-// frozen and usable; only one booted as a template is ended by its Capture. Instances outlive
+// frozen and usable; only one booted as a template is ended by its Capture. What Restore and
+// Boot read of a capture is verified before a guest runs: damage is fault.DataLoss, and nothing
+// runs. Disk layers of more than VerifyFirst bytes in all are verified while the guest runs already; on
+// damage it is frozen and ended, with the reason. Instances outlive
 // the agent: Adopt takes one over from its Record; Discard gives back whatever an instance
 // whose Record may never have been written left behind.
 //
@@ -42,6 +55,10 @@ import (
 	"os"
 	"time"
 )
+
+// VerifyFirst is how much of a capture's disk is verified before its guest runs; of a larger one
+// all of it is verified right afterwards.
+const VerifyFirst = 256 << 20
 
 // Isolation is what stands between a sandbox and its host.
 type Isolation string
@@ -171,6 +188,9 @@ type Capabilities struct {
 	TakesNamespace bool
 	// FixedDisk: a capture's disk keeps the size that it was booted with.
 	FixedDisk bool
+	// DiskApart: memory and disk are apart. A full capture may be booted from, and a dead
+	// instance's disk still means something (Salvage).
+	DiskApart bool
 }
 
 // Runtime runs sandboxes. Methods are safe for concurrent use.
@@ -201,6 +221,18 @@ type Runtime interface {
 	ConsoleOf(spec Spec) ([]byte, error)
 	// Files lists the files outside its directory that a capture stands on (layers, bases).
 	Files(c Capture) ([]string, error)
+	// Link makes dir (which exists and is on root's file system) hold, by hard links, every file
+	// below root that c stands on, and returns the record that the capture has there, to be
+	// published with dir. Files elsewhere (templates, builds) stay where they are. dir may be
+	// c.Dir: then what lies outside of it is added. c itself is not changed. Names that are not
+	// the runtime's own files (a manifest) are left alone; dir is synced. On failure the caller
+	// removes dir.
+	Link(ctx context.Context, c Capture, dir, root string) (json.RawMessage, error)
+	// Salvage makes a capture of the disk alone of an instance that has ended without one: record
+	// is its last Instance.Record. Its files stay; those that the capture needs become immutable.
+	// The capture's directory is dir. Idempotent. Without Capabilities.DiskApart it is
+	// fault.FailedPrecondition.
+	Salvage(ctx context.Context, spec Spec, record json.RawMessage, dir string) (json.RawMessage, error)
 }
 
 // Instance is one running sandbox. Methods are safe for concurrent use.
@@ -216,6 +248,9 @@ type Instance interface {
 	Detach()
 	Exited() <-chan struct{}
 	Exit() Exit
+	// Stopped says why an instance that has not ended cannot run: its process was stopped by a
+	// signal or a debugger. "" is what a healthy one says, a frozen one too. It only looks.
+	Stopped() string
 	Usage() (Usage, error)
 	Console() ([]byte, error)
 }

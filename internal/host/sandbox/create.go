@@ -25,6 +25,8 @@ type CreateRequest struct {
 	Runtime string
 	// Cold boots a kernel instead of restoring the template's memory.
 	Cold bool
+	// Snapshot is the id of the snapshot to start from; Template is then only the name to show.
+	Snapshot string
 }
 
 // Report tells of a step that takes more than a moment.

@@ -26,10 +26,18 @@ type PauseResult struct {
 	BytesWritten int64
 }
 
+// PauseOptions of one pause.
+type PauseOptions struct {
+	// Reason that the paused sandbox shows.
+	Reason string
+	// DiskOnly leaves memory and processes out: a resume boots.
+	DiskOnly bool
+}
+
 // Pause saves a sandbox and frees what it held. Pausing a paused one is done already. Requests
 // to its guest that are still open are cut off.
-func (m *Manager) Pause(ctx context.Context, op Operation, id, reason string) (PauseResult, error) {
-	return m.pauseIf(ctx, op, id, reason, nil)
+func (m *Manager) Pause(ctx context.Context, op Operation, id string, opts PauseOptions) (PauseResult, error) {
+	return m.pauseIf(ctx, op, id, opts.Reason, nil)
 }
 
 // pauseIf is Pause, unless still (called with s.mu held, nil for always) says that it is no

@@ -11,9 +11,19 @@ import (
 	"github.com/roosthq/roost/internal/undo"
 )
 
+// ResumeOptions of one resume.
+type ResumeOptions struct {
+	// Idle, when it is not nil, is the new idle timeout.
+	Idle *time.Duration
+	// Cold boots from the disk instead of restoring memory; it is legal for failed and lost
+	// sandboxes too. The view's reason says what it started from.
+	Cold bool
+}
+
 // Resume wakes a paused sandbox; a running one is awake already. A failed resume leaves the
-// paused state as it was. idle, when it is not nil, is the new idle timeout.
-func (m *Manager) Resume(ctx context.Context, op Operation, id string, idle *time.Duration) (View, error) {
+// paused state as it was.
+func (m *Manager) Resume(ctx context.Context, op Operation, id string, opts ResumeOptions) (View, error) {
+	idle := opts.Idle
 	if idle != nil {
 		if err := checkIdle("resume", *idle); err != nil {
 			return View{}, err

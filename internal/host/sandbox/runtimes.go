@@ -128,3 +128,11 @@ func (a *absent) Compact(context.Context, runtime.Spec, runtime.Capture) (json.R
 func (a *absent) ConsoleOf(runtime.Spec) ([]byte, error) { return nil, a.err() }
 
 func (a *absent) Files(runtime.Capture) ([]string, error) { return nil, a.err() }
+
+func (a *absent) Link(context.Context, runtime.Capture, string, string) (json.RawMessage, error) {
+	return nil, a.err()
+}
+
+func (a *absent) Salvage(context.Context, runtime.Spec, json.RawMessage, string) (json.RawMessage, error) {
+	return nil, a.err()
+}

@@ -11,13 +11,17 @@ type State string
 
 // The states; see the package comment.
 const (
-	Creating   State = "creating"
-	Running    State = "running"
-	Pausing    State = "pausing"
-	Paused     State = "paused"
-	Resuming   State = "resuming"
-	Failed     State = "failed"
-	Destroying State = "destroying"
+	Creating State = "creating"
+	Running  State = "running"
+	Pausing  State = "pausing"
+	Paused   State = "paused"
+	Resuming State = "resuming"
+	Failed   State = "failed"
+	// Lost: it ran when the host went down.
+	Lost State = "lost"
+	// Snapshotting: it runs, but for a moment.
+	Snapshotting State = "snapshotting"
+	Destroying   State = "destroying"
 )
 
 // transitions is the one table of what may follow what. Destroying may follow everything.

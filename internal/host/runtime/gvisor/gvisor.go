@@ -268,3 +268,13 @@ func rollback(ctx context.Context, undos *undo.Stack, err *error) {
 		*err = errors.Join(*err, undos.Rollback(ctx))
 	}
 }
+
+// Link implements runtime.Runtime.
+func (r *Runtime) Link(context.Context, runtime.Capture, string, string) (json.RawMessage, error) {
+	return nil, fault.New(fault.Unimplemented, "link", "capture", "not yet")
+}
+
+// Salvage implements runtime.Runtime.
+func (r *Runtime) Salvage(context.Context, runtime.Spec, json.RawMessage, string) (json.RawMessage, error) {
+	return nil, fault.New(fault.Unimplemented, "salvage", "disk", "not yet")
+}

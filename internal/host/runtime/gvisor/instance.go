@@ -240,3 +240,6 @@ func (in *instance) Usage() (runtime.Usage, error) {
 	disk, e := allocated(in.rec.Live)
 	return runtime.Usage{MemoryBytes: memory, DiskBytes: disk}, errors.Join(err, e)
 }
+
+// Stopped implements runtime.Instance.
+func (in *instance) Stopped() string { return "" }

@@ -229,3 +229,6 @@ func parentMap(parent *runtime.Capture) (*memory.Map, []string) {
 	}
 	return saved, rec.Layers
 }
+
+// Stopped implements runtime.Instance.
+func (in *instance) Stopped() string { return "" }

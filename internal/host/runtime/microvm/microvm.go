@@ -45,7 +45,7 @@ func (r *Runtime) Isolation() runtime.Isolation {
 
 // Capabilities of a guest with a kernel of its own.
 func (r *Runtime) Capabilities() runtime.Capabilities {
-	return runtime.Capabilities{GuestBoots: true, FreezesGuest: true}
+	return runtime.Capabilities{GuestBoots: true, FreezesGuest: true, DiskApart: true}
 }
 
 // Identity names the VMM build, machine, CPU and kernel command line.
@@ -288,4 +288,14 @@ func parseInstance(record []byte) (instanceRecord, error) {
 func (r *Runtime) Trim(idle time.Duration) error {
 	_, err := r.cache.Evict(idle)
 	return err
+}
+
+// Link implements runtime.Runtime.
+func (r *Runtime) Link(context.Context, runtime.Capture, string, string) (json.RawMessage, error) {
+	return nil, fault.New(fault.Unimplemented, "link", "capture", "not yet")
+}
+
+// Salvage implements runtime.Runtime.
+func (r *Runtime) Salvage(context.Context, runtime.Spec, json.RawMessage, string) (json.RawMessage, error) {
+	return nil, fault.New(fault.Unimplemented, "salvage", "disk", "not yet")
 }

@@ -40,7 +40,7 @@ func (in *instance) Record() (json.RawMessage, error) {
 	if err := in.rt.hit("record"); err != nil {
 		return nil, err
 	}
-	return json.Marshal(handle{UID: in.vm.uid, Stack: in.stack, Build: in.vm.build})
+	return json.Marshal(handle{UID: in.vm.uid, Stack: in.stack, Live: in.vm.live, Build: in.vm.build})
 }
 
 func (in *instance) Freeze(ctx context.Context) error {
@@ -73,10 +73,16 @@ func (in *instance) Capture(ctx context.Context, dir string, opts runtime.Captur
 		return nil, runtime.CaptureStats{}, err
 	}
 	rec := record{Memory: []string{memoryFile}, Build: in.vm.build}
+	if opts.DiskOnly {
+		rec.Memory, rec.DiskOnly = nil, true
+		if err := os.Remove(filepath.Join(dir, memoryFile)); err != nil {
+			return nil, runtime.CaptureStats{}, err
+		}
+	}
 	if in.rt.kind.Caps.FixedDisk {
 		return in.captureWhole(rec, len(raw))
 	}
-	if opts.Parent != nil {
+	if opts.Parent != nil && !opts.DiskOnly {
 		old, err := in.rt.parse(*opts.Parent)
 		if err != nil {
 			return nil, runtime.CaptureStats{}, err
@@ -116,6 +122,7 @@ func (in *instance) Stop(ctx context.Context) error {
 	return nil
 }
 
+func (in *instance) Stopped() string         { return in.vm.stopped() }
 func (in *instance) Detach()                 { in.detached.Store(true) }
 func (in *instance) Exited() <-chan struct{} { return in.vm.exited }
 func (in *instance) Exit() runtime.Exit      { <-in.vm.exited; return in.vm.exit }

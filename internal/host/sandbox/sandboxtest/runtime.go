@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -27,7 +28,7 @@ type Kind struct {
 // need the build that made them.
 var (
 	VM = Kind{Name: "fake", Isolation: runtime.Emulated, Caps: runtime.Capabilities{
-		GuestBoots: true, FreezesGuest: true,
+		GuestBoots: true, FreezesGuest: true, DiskApart: true,
 	}}
 	Sentry = Kind{Name: "sentry", Isolation: runtime.Sentry, Caps: runtime.Capabilities{
 		TakesNamespace: true, FixedDisk: true,
@@ -58,7 +59,7 @@ func newRuntime(t testing.TB, kind Kind, builds string) *Runtime {
 }
 
 // On runs f at a step: "boot", "restore", "adopt", "compact", "discard", "reap", "record",
-// "freeze", "thaw", "capture", "stop", "guest.restore", "guest.freeze", "guest.thaw",
+// "freeze", "thaw", "capture", "stop", "link", "salvage", "guest.restore", "guest.freeze", "guest.thaw",
 // "guest.stats", "files", "needed", "retire". Its error is the step's. A nil f takes it away.
 func (r *Runtime) On(step string, f func(context.Context) error) {
 	r.mu.Lock()
@@ -175,6 +176,8 @@ type record struct {
 	// Build and DiskMB are what a Sentry's capture is bound to.
 	Build  string `json:"build"`
 	DiskMB int    `json:"disk_mb"`
+	// DiskOnly: there is no memory.
+	DiskOnly bool `json:"disk_only"`
 }
 
 const memoryFile = "memory.layer"
@@ -191,13 +194,34 @@ func (r *Runtime) Boot(ctx context.Context, spec runtime.Spec, opts runtime.Boot
 	if err != nil {
 		return nil, err
 	}
-	in, err := r.start(spec, nil, mem, r.current())
+	stack, err := r.bootStack(opts.From)
+	if err != nil {
+		return nil, err
+	}
+	in, err := r.start(spec, stack, mem, r.current())
 	if err != nil {
 		return nil, err
 	}
 	in.template = opts.Template
 	in.vm.wire.set(false)
 	return in, nil
+}
+
+// bootStack is the disk that a kernel boots over.
+func (r *Runtime) bootStack(from *runtime.Capture) ([]string, error) {
+	if from == nil {
+		return nil, nil
+	}
+	rec, err := r.parse(*from)
+	if err == nil && !rec.DiskOnly && !r.kind.Caps.DiskApart {
+		err = fault.New(fault.FailedPrecondition, "boot", "capture", "memory and disk are one")
+	}
+	for _, path := range rec.Disk {
+		if _, e := os.Stat(path); e != nil {
+			err = errors.Join(err, e)
+		}
+	}
+	return rec.Disk, err
 }
 
 // guestOf is what the guest of a boot knows: the spec must bring what this kind needs, and
@@ -228,6 +252,9 @@ func (r *Runtime) Restore(ctx context.Context, spec runtime.Spec, from runtime.C
 	rec, err := r.parse(from)
 	if err != nil {
 		return nil, err
+	}
+	if rec.DiskOnly {
+		return nil, fault.New(fault.FailedPrecondition, "restore", "capture", "it holds the disk alone")
 	}
 	if r.kind.Caps.FixedDisk && rec.DiskMB != spec.Resources.DiskSizeMB {
 		return nil, fmt.Errorf("the capture's disk has %d MB, not %d", rec.DiskMB, spec.Resources.DiskSizeMB)
@@ -306,6 +333,7 @@ func (r *Runtime) parse(c runtime.Capture) (record, error) {
 type handle struct {
 	UID   int      `json:"uid"`
 	Stack []string `json:"stack"`
+	Live  string   `json:"live"`
 	Build string   `json:"build"`
 }
 
@@ -374,6 +402,57 @@ func (r *Runtime) Files(c runtime.Capture) ([]string, error) {
 	return rec.files(), errors.Join(err, r.hit("files"))
 }
 
+// Link implements runtime.Runtime.
+func (r *Runtime) Link(ctx context.Context, c runtime.Capture, dir, root string) (json.RawMessage, error) {
+	if err := r.at(ctx, "link"); err != nil {
+		return nil, err
+	}
+	rec, err := r.parse(c)
+	if err != nil {
+		return nil, err
+	}
+	for kind, list := range map[string][]string{"disk": rec.Disk, "memory": rec.Memory} {
+		for i, path := range list {
+			if !strings.HasPrefix(path, root+"/") {
+				continue
+			}
+			list[i] = fmt.Sprintf("linked-%s-%d", kind, i)
+			if err := link(path, filepath.Join(dir, list[i])); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return json.Marshal(rec)
+}
+
+// link is a hard link, or for a directory a copy of it made of hard links. One that is there
+// already is the same.
+func link(path, to string) error {
+	err := os.Link(path, to)
+	if errors.Is(err, os.ErrExist) {
+		return nil
+	}
+	return err
+}
+
+// Salvage implements runtime.Runtime.
+func (r *Runtime) Salvage(ctx context.Context, spec runtime.Spec, raw json.RawMessage, _ string) (json.RawMessage, error) {
+	if err := r.at(ctx, "salvage"); err != nil {
+		return nil, err
+	}
+	if !r.kind.Caps.DiskApart {
+		return nil, fault.New(fault.FailedPrecondition, "salvage", "disk", "it ended with its sandbox")
+	}
+	var h handle
+	if err := json.Unmarshal(raw, &h); err != nil {
+		return nil, err
+	}
+	if r.vm(spec.UID) != nil {
+		return nil, errors.New("it still runs")
+	}
+	return json.Marshal(record{Disk: append(h.Stack, h.Live), DiskOnly: true})
+}
+
 func (rec record) files() []string {
 	out := append(slices.Clone(rec.Disk), rec.Memory...)
 	if rec.Build != "" {
@@ -384,3 +463,11 @@ func (rec record) files() []string {
 
 // Cut takes the network from a uid's VM, or gives it back: its guest neither hears nor answers.
 func (r *Runtime) Cut(uid int, cut bool) { r.vm(uid).wire.set(cut) }
+
+// Halt makes a uid's VM say that it cannot run; "" takes it back.
+func (r *Runtime) Halt(uid int, why string) {
+	v := r.vm(uid)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.halt = why
+}

@@ -21,6 +21,9 @@ type vm struct {
 	ns     *namespace
 	wire   line
 
+	mu   sync.Mutex
+	halt string
+
 	once   sync.Once
 	exited chan struct{}
 	exit   runtime.Exit
@@ -145,6 +148,12 @@ type veth struct{ ns *namespace }
 
 func (l *veth) set(cut bool) { _ = l.ns.up(!cut) }
 func (l *veth) end()         { l.set(true) }
+
+func (v *vm) stopped() string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.halt
+}
 
 // kill ends the VM as SIGKILL ends a VMM: the wire is dead before anything can be said on it.
 func (v *vm) kill(reason string, requested bool) {

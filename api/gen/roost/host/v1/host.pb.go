@@ -40,6 +40,10 @@ const (
 	SandboxState_SANDBOX_STATE_RESUMING    SandboxState = 5
 	SandboxState_SANDBOX_STATE_FAILED      SandboxState = 6
 	SandboxState_SANDBOX_STATE_DESTROYING  SandboxState = 7
+	// LOST: it ran when the host went down.
+	SandboxState_SANDBOX_STATE_LOST SandboxState = 8
+	// SNAPSHOTTING: it runs, but for a moment.
+	SandboxState_SANDBOX_STATE_SNAPSHOTTING SandboxState = 9
 )
 
 // Enum value maps for SandboxState.
@@ -53,16 +57,20 @@ var (
 		5: "SANDBOX_STATE_RESUMING",
 		6: "SANDBOX_STATE_FAILED",
 		7: "SANDBOX_STATE_DESTROYING",
+		8: "SANDBOX_STATE_LOST",
+		9: "SANDBOX_STATE_SNAPSHOTTING",
 	}
 	SandboxState_value = map[string]int32{
-		"SANDBOX_STATE_UNSPECIFIED": 0,
-		"SANDBOX_STATE_CREATING":    1,
-		"SANDBOX_STATE_RUNNING":     2,
-		"SANDBOX_STATE_PAUSING":     3,
-		"SANDBOX_STATE_PAUSED":      4,
-		"SANDBOX_STATE_RESUMING":    5,
-		"SANDBOX_STATE_FAILED":      6,
-		"SANDBOX_STATE_DESTROYING":  7,
+		"SANDBOX_STATE_UNSPECIFIED":  0,
+		"SANDBOX_STATE_CREATING":     1,
+		"SANDBOX_STATE_RUNNING":      2,
+		"SANDBOX_STATE_PAUSING":      3,
+		"SANDBOX_STATE_PAUSED":       4,
+		"SANDBOX_STATE_RESUMING":     5,
+		"SANDBOX_STATE_FAILED":       6,
+		"SANDBOX_STATE_DESTROYING":   7,
+		"SANDBOX_STATE_LOST":         8,
+		"SANDBOX_STATE_SNAPSHOTTING": 9,
 	}
 )
 
@@ -735,7 +743,11 @@ type CreateSandboxRequest struct {
 	// work here is failed_precondition, an unknown one invalid_argument.
 	Runtime string `protobuf:"bytes,7,opt,name=runtime,proto3" json:"runtime,omitempty"`
 	// cold boots a kernel instead of restoring the template's memory.
-	Cold          bool `protobuf:"varint,8,opt,name=cold,proto3" json:"cold,omitempty"`
+	Cold bool `protobuf:"varint,8,opt,name=cold,proto3" json:"cold,omitempty"`
+	// snapshot_id to start from instead of a template's memory. template is then the name to
+	// show; runtime, vcpus and memory are the snapshot's (others are invalid_argument), the disk
+	// may be larger where the runtime can grow it, and envs are added to the snapshot's.
+	SnapshotId    string `protobuf:"bytes,9,opt,name=snapshot_id,json=snapshotId,proto3" json:"snapshot_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -824,6 +836,13 @@ func (x *CreateSandboxRequest) GetCold() bool {
 		return x.Cold
 	}
 	return false
+}
+
+func (x *CreateSandboxRequest) GetSnapshotId() string {
+	if x != nil {
+		return x.SnapshotId
+	}
+	return ""
 }
 
 // CreateSandboxResponse streams progress (a first start of a new size boots once), then the
@@ -963,9 +982,11 @@ func (x *Progress) GetDetail() string {
 }
 
 type PauseSandboxRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Operation     *Operation             `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
-	SandboxId     string                 `protobuf:"bytes,2,opt,name=sandbox_id,json=sandboxId,proto3" json:"sandbox_id,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Operation *Operation             `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
+	SandboxId string                 `protobuf:"bytes,2,opt,name=sandbox_id,json=sandboxId,proto3" json:"sandbox_id,omitempty"`
+	// disk_only saves the disk without memory and processes: a resume boots.
+	DiskOnly      bool `protobuf:"varint,3,opt,name=disk_only,json=diskOnly,proto3" json:"disk_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1012,6 +1033,13 @@ func (x *PauseSandboxRequest) GetSandboxId() string {
 		return x.SandboxId
 	}
 	return ""
+}
+
+func (x *PauseSandboxRequest) GetDiskOnly() bool {
+	if x != nil {
+		return x.DiskOnly
+	}
+	return false
 }
 
 type PauseSandboxResponse struct {
@@ -1071,7 +1099,10 @@ type ResumeSandboxRequest struct {
 	Operation *Operation             `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
 	SandboxId string                 `protobuf:"bytes,2,opt,name=sandbox_id,json=sandboxId,proto3" json:"sandbox_id,omitempty"`
 	// idle_timeout replaces the old one when set.
-	IdleTimeout   *durationpb.Duration `protobuf:"bytes,3,opt,name=idle_timeout,json=idleTimeout,proto3,oneof" json:"idle_timeout,omitempty"`
+	IdleTimeout *durationpb.Duration `protobuf:"bytes,3,opt,name=idle_timeout,json=idleTimeout,proto3,oneof" json:"idle_timeout,omitempty"`
+	// cold boots from the disk instead of restoring memory, and is legal for failed and lost
+	// sandboxes too. The answer's reason says what it started from.
+	Cold          bool `protobuf:"varint,4,opt,name=cold,proto3" json:"cold,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1125,6 +1156,13 @@ func (x *ResumeSandboxRequest) GetIdleTimeout() *durationpb.Duration {
 		return x.IdleTimeout
 	}
 	return nil
+}
+
+func (x *ResumeSandboxRequest) GetCold() bool {
+	if x != nil {
+		return x.Cold
+	}
+	return false
 }
 
 type ResumeSandboxResponse struct {
@@ -1716,7 +1754,9 @@ type Template struct {
 	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
 	Warm      []*Resources           `protobuf:"bytes,5,rep,name=warm,proto3" json:"warm,omitempty"`
 	// disk_bytes is the size of the root disk's image: the least a sandbox's disk may have.
-	DiskBytes     int64 `protobuf:"varint,6,opt,name=disk_bytes,json=diskBytes,proto3" json:"disk_bytes,omitempty"`
+	DiskBytes int64 `protobuf:"varint,6,opt,name=disk_bytes,json=diskBytes,proto3" json:"disk_bytes,omitempty"`
+	// built_by_host: it comes from a recipe of the host's, and cannot be deleted.
+	BuiltByHost   bool `protobuf:"varint,7,opt,name=built_by_host,json=builtByHost,proto3" json:"built_by_host,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1793,6 +1833,1191 @@ func (x *Template) GetDiskBytes() int64 {
 	return 0
 }
 
+func (x *Template) GetBuiltByHost() bool {
+	if x != nil {
+		return x.BuiltByHost
+	}
+	return false
+}
+
+type Snapshot struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// sandbox_id that it was taken of, and the name of the template that one came from.
+	SandboxId string                 `protobuf:"bytes,2,opt,name=sandbox_id,json=sandboxId,proto3" json:"sandbox_id,omitempty"`
+	Template  string                 `protobuf:"bytes,3,opt,name=template,proto3" json:"template,omitempty"`
+	Resources *Resources             `protobuf:"bytes,4,opt,name=resources,proto3" json:"resources,omitempty"`
+	Runtime   string                 `protobuf:"bytes,5,opt,name=runtime,proto3" json:"runtime,omitempty"`
+	Isolation string                 `protobuf:"bytes,6,opt,name=isolation,proto3" json:"isolation,omitempty"`
+	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	// size_bytes is the real use of all that it needs but its template; own_bytes the part that
+	// nothing else needs, which a delete gives back.
+	SizeBytes int64 `protobuf:"varint,8,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	OwnBytes  int64 `protobuf:"varint,9,opt,name=own_bytes,json=ownBytes,proto3" json:"own_bytes,omitempty"`
+	// frozen is how long its source stood still; 0 for a paused one.
+	Frozen *durationpb.Duration `protobuf:"bytes,10,opt,name=frozen,proto3" json:"frozen,omitempty"`
+	Phases []*Phase             `protobuf:"bytes,11,rep,name=phases,proto3" json:"phases,omitempty"`
+	// disk_only: it holds no memory (its source was paused so); what starts from it boots.
+	DiskOnly      bool `protobuf:"varint,12,opt,name=disk_only,json=diskOnly,proto3" json:"disk_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Snapshot) Reset() {
+	*x = Snapshot{}
+	mi := &file_roost_host_v1_host_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Snapshot) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Snapshot) ProtoMessage() {}
+
+func (x *Snapshot) ProtoReflect() protoreflect.Message {
+	mi := &file_roost_host_v1_host_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
+func (*Snapshot) Descriptor() ([]byte, []int) {
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *Snapshot) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Snapshot) GetSandboxId() string {
+	if x != nil {
+		return x.SandboxId
+	}
+	return ""
+}
+
+func (x *Snapshot) GetTemplate() string {
+	if x != nil {
+		return x.Template
+	}
+	return ""
+}
+
+func (x *Snapshot) GetResources() *Resources {
+	if x != nil {
+		return x.Resources
+	}
+	return nil
+}
+
+func (x *Snapshot) GetRuntime() string {
+	if x != nil {
+		return x.Runtime
+	}
+	return ""
+}
+
+func (x *Snapshot) GetIsolation() string {
+	if x != nil {
+		return x.Isolation
+	}
+	return ""
+}
+
+func (x *Snapshot) GetCreatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return nil
+}
+
+func (x *Snapshot) GetSizeBytes() int64 {
+	if x != nil {
+		return x.SizeBytes
+	}
+	return 0
+}
+
+func (x *Snapshot) GetOwnBytes() int64 {
+	if x != nil {
+		return x.OwnBytes
+	}
+	return 0
+}
+
+func (x *Snapshot) GetFrozen() *durationpb.Duration {
+	if x != nil {
+		return x.Frozen
+	}
+	return nil
+}
+
+func (x *Snapshot) GetPhases() []*Phase {
+	if x != nil {
+		return x.Phases
+	}
+	return nil
+}
+
+func (x *Snapshot) GetDiskOnly() bool {
+	if x != nil {
+		return x.DiskOnly
+	}
+	return false
+}
+
+type CreateSnapshotRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Operation *Operation             `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
+	SandboxId string                 `protobuf:"bytes,2,opt,name=sandbox_id,json=sandboxId,proto3" json:"sandbox_id,omitempty"`
+	// snapshot_id: 20 characters of a-z and 0-9.
+	SnapshotId    string `protobuf:"bytes,3,opt,name=snapshot_id,json=snapshotId,proto3" json:"snapshot_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateSnapshotRequest) Reset() {
+	*x = CreateSnapshotRequest{}
+	mi := &file_roost_host_v1_host_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateSnapshotRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateSnapshotRequest) ProtoMessage() {}
+
+func (x *CreateSnapshotRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_roost_host_v1_host_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateSnapshotRequest.ProtoReflect.Descriptor instead.
+func (*CreateSnapshotRequest) Descriptor() ([]byte, []int) {
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *CreateSnapshotRequest) GetOperation() *Operation {
+	if x != nil {
+		return x.Operation
+	}
+	return nil
+}
+
+func (x *CreateSnapshotRequest) GetSandboxId() string {
+	if x != nil {
+		return x.SandboxId
+	}
+	return ""
+}
+
+func (x *CreateSnapshotRequest) GetSnapshotId() string {
+	if x != nil {
+		return x.SnapshotId
+	}
+	return ""
+}
+
+type CreateSnapshotResponse struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Snapshot *Snapshot              `protobuf:"bytes,1,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	// sandbox after it; its generation has risen.
+	Sandbox       *Sandbox `protobuf:"bytes,2,opt,name=sandbox,proto3" json:"sandbox,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateSnapshotResponse) Reset() {
+	*x = CreateSnapshotResponse{}
+	mi := &file_roost_host_v1_host_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateSnapshotResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateSnapshotResponse) ProtoMessage() {}
+
+func (x *CreateSnapshotResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_roost_host_v1_host_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateSnapshotResponse.ProtoReflect.Descriptor instead.
+func (*CreateSnapshotResponse) Descriptor() ([]byte, []int) {
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *CreateSnapshotResponse) GetSnapshot() *Snapshot {
+	if x != nil {
+		return x.Snapshot
+	}
+	return nil
+}
+
+func (x *CreateSnapshotResponse) GetSandbox() *Sandbox {
+	if x != nil {
+		return x.Sandbox
+	}
+	return nil
+}
+
+type DeleteSnapshotRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SnapshotId    string                 `protobuf:"bytes,1,opt,name=snapshot_id,json=snapshotId,proto3" json:"snapshot_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteSnapshotRequest) Reset() {
+	*x = DeleteSnapshotRequest{}
+	mi := &file_roost_host_v1_host_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteSnapshotRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteSnapshotRequest) ProtoMessage() {}
+
+func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_roost_host_v1_host_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteSnapshotRequest.ProtoReflect.Descriptor instead.
+func (*DeleteSnapshotRequest) Descriptor() ([]byte, []int) {
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *DeleteSnapshotRequest) GetSnapshotId() string {
+	if x != nil {
+		return x.SnapshotId
+	}
+	return ""
+}
+
+type DeleteSnapshotResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteSnapshotResponse) Reset() {
+	*x = DeleteSnapshotResponse{}
+	mi := &file_roost_host_v1_host_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteSnapshotResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteSnapshotResponse) ProtoMessage() {}
+
+func (x *DeleteSnapshotResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_roost_host_v1_host_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteSnapshotResponse.ProtoReflect.Descriptor instead.
+func (*DeleteSnapshotResponse) Descriptor() ([]byte, []int) {
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{32}
+}
+
+type GetSnapshotRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SnapshotId    string                 `protobuf:"bytes,1,opt,name=snapshot_id,json=snapshotId,proto3" json:"snapshot_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetSnapshotRequest) Reset() {
+	*x = GetSnapshotRequest{}
+	mi := &file_roost_host_v1_host_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetSnapshotRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetSnapshotRequest) ProtoMessage() {}
+
+func (x *GetSnapshotRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_roost_host_v1_host_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetSnapshotRequest.ProtoReflect.Descriptor instead.
+func (*GetSnapshotRequest) Descriptor() ([]byte, []int) {
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *GetSnapshotRequest) GetSnapshotId() string {
+	if x != nil {
+		return x.SnapshotId
+	}
+	return ""
+}
+
+type GetSnapshotResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Snapshot      *Snapshot              `protobuf:"bytes,1,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetSnapshotResponse) Reset() {
+	*x = GetSnapshotResponse{}
+	mi := &file_roost_host_v1_host_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetSnapshotResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetSnapshotResponse) ProtoMessage() {}
+
+func (x *GetSnapshotResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_roost_host_v1_host_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetSnapshotResponse.ProtoReflect.Descriptor instead.
+func (*GetSnapshotResponse) Descriptor() ([]byte, []int) {
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *GetSnapshotResponse) GetSnapshot() *Snapshot {
+	if x != nil {
+		return x.Snapshot
+	}
+	return nil
+}
+
+type ListSnapshotsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListSnapshotsRequest) Reset() {
+	*x = ListSnapshotsRequest{}
+	mi := &file_roost_host_v1_host_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSnapshotsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSnapshotsRequest) ProtoMessage() {}
+
+func (x *ListSnapshotsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_roost_host_v1_host_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSnapshotsRequest.ProtoReflect.Descriptor instead.
+func (*ListSnapshotsRequest) Descriptor() ([]byte, []int) {
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{35}
+}
+
+type ListSnapshotsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Snapshots     []*Snapshot            `protobuf:"bytes,1,rep,name=snapshots,proto3" json:"snapshots,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListSnapshotsResponse) Reset() {
+	*x = ListSnapshotsResponse{}
+	mi := &file_roost_host_v1_host_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSnapshotsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSnapshotsResponse) ProtoMessage() {}
+
+func (x *ListSnapshotsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_roost_host_v1_host_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSnapshotsResponse.ProtoReflect.Descriptor instead.
+func (*ListSnapshotsResponse) Descriptor() ([]byte, []int) {
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *ListSnapshotsResponse) GetSnapshots() []*Snapshot {
+	if x != nil {
+		return x.Snapshots
+	}
+	return nil
+}
+
+type ForkSandboxRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// operation on the source.
+	Operation *Operation `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
+	SandboxId string     `protobuf:"bytes,2,opt,name=sandbox_id,json=sandboxId,proto3" json:"sandbox_id,omitempty"`
+	Forks     []*Fork    `protobuf:"bytes,3,rep,name=forks,proto3" json:"forks,omitempty"`
+	// idle_timeout of the forks; none is the source's.
+	IdleTimeout *durationpb.Duration `protobuf:"bytes,4,opt,name=idle_timeout,json=idleTimeout,proto3,oneof" json:"idle_timeout,omitempty"`
+	// envs are added to the source's.
+	Envs          map[string]string `protobuf:"bytes,5,rep,name=envs,proto3" json:"envs,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForkSandboxRequest) Reset() {
+	*x = ForkSandboxRequest{}
+	mi := &file_roost_host_v1_host_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForkSandboxRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForkSandboxRequest) ProtoMessage() {}
+
+func (x *ForkSandboxRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_roost_host_v1_host_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForkSandboxRequest.ProtoReflect.Descriptor instead.
+func (*ForkSandboxRequest) Descriptor() ([]byte, []int) {
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *ForkSandboxRequest) GetOperation() *Operation {
+	if x != nil {
+		return x.Operation
+	}
+	return nil
+}
+
+func (x *ForkSandboxRequest) GetSandboxId() string {
+	if x != nil {
+		return x.SandboxId
+	}
+	return ""
+}
+
+func (x *ForkSandboxRequest) GetForks() []*Fork {
+	if x != nil {
+		return x.Forks
+	}
+	return nil
+}
+
+func (x *ForkSandboxRequest) GetIdleTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.IdleTimeout
+	}
+	return nil
+}
+
+func (x *ForkSandboxRequest) GetEnvs() map[string]string {
+	if x != nil {
+		return x.Envs
+	}
+	return nil
+}
+
+// Fork is one sandbox to make: its create's operation id and its id.
+type Fork struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	OperationId   string                 `protobuf:"bytes,1,opt,name=operation_id,json=operationId,proto3" json:"operation_id,omitempty"`
+	SandboxId     string                 `protobuf:"bytes,2,opt,name=sandbox_id,json=sandboxId,proto3" json:"sandbox_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Fork) Reset() {
+	*x = Fork{}
+	mi := &file_roost_host_v1_host_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Fork) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Fork) ProtoMessage() {}
+
+func (x *Fork) ProtoReflect() protoreflect.Message {
+	mi := &file_roost_host_v1_host_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Fork.ProtoReflect.Descriptor instead.
+func (*Fork) Descriptor() ([]byte, []int) {
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *Fork) GetOperationId() string {
+	if x != nil {
+		return x.OperationId
+	}
+	return ""
+}
+
+func (x *Fork) GetSandboxId() string {
+	if x != nil {
+		return x.SandboxId
+	}
+	return ""
+}
+
+type ForkSandboxResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// sandboxes in the order of the request's forks.
+	Sandboxes     []*Sandbox           `protobuf:"bytes,1,rep,name=sandboxes,proto3" json:"sandboxes,omitempty"`
+	Source        *Sandbox             `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
+	Frozen        *durationpb.Duration `protobuf:"bytes,3,opt,name=frozen,proto3" json:"frozen,omitempty"`
+	Phases        []*Phase             `protobuf:"bytes,4,rep,name=phases,proto3" json:"phases,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForkSandboxResponse) Reset() {
+	*x = ForkSandboxResponse{}
+	mi := &file_roost_host_v1_host_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForkSandboxResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForkSandboxResponse) ProtoMessage() {}
+
+func (x *ForkSandboxResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_roost_host_v1_host_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForkSandboxResponse.ProtoReflect.Descriptor instead.
+func (*ForkSandboxResponse) Descriptor() ([]byte, []int) {
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *ForkSandboxResponse) GetSandboxes() []*Sandbox {
+	if x != nil {
+		return x.Sandboxes
+	}
+	return nil
+}
+
+func (x *ForkSandboxResponse) GetSource() *Sandbox {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *ForkSandboxResponse) GetFrozen() *durationpb.Duration {
+	if x != nil {
+		return x.Frozen
+	}
+	return nil
+}
+
+func (x *ForkSandboxResponse) GetPhases() []*Phase {
+	if x != nil {
+		return x.Phases
+	}
+	return nil
+}
+
+type CreateTemplateRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Exactly one of them.
+	SandboxId  string `protobuf:"bytes,2,opt,name=sandbox_id,json=sandboxId,proto3" json:"sandbox_id,omitempty"`
+	SnapshotId string `protobuf:"bytes,3,opt,name=snapshot_id,json=snapshotId,proto3" json:"snapshot_id,omitempty"`
+	// operation on the sandbox, when it is one.
+	Operation *Operation `protobuf:"bytes,4,opt,name=operation,proto3" json:"operation,omitempty"`
+	// disk_only takes the files without the memory; else keep_snapshot_id is the snapshot that
+	// keeps it, for sandboxes that start with what ran.
+	DiskOnly       bool   `protobuf:"varint,5,opt,name=disk_only,json=diskOnly,proto3" json:"disk_only,omitempty"`
+	KeepSnapshotId string `protobuf:"bytes,6,opt,name=keep_snapshot_id,json=keepSnapshotId,proto3" json:"keep_snapshot_id,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *CreateTemplateRequest) Reset() {
+	*x = CreateTemplateRequest{}
+	mi := &file_roost_host_v1_host_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateTemplateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateTemplateRequest) ProtoMessage() {}
+
+func (x *CreateTemplateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_roost_host_v1_host_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateTemplateRequest.ProtoReflect.Descriptor instead.
+func (*CreateTemplateRequest) Descriptor() ([]byte, []int) {
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *CreateTemplateRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CreateTemplateRequest) GetSandboxId() string {
+	if x != nil {
+		return x.SandboxId
+	}
+	return ""
+}
+
+func (x *CreateTemplateRequest) GetSnapshotId() string {
+	if x != nil {
+		return x.SnapshotId
+	}
+	return ""
+}
+
+func (x *CreateTemplateRequest) GetOperation() *Operation {
+	if x != nil {
+		return x.Operation
+	}
+	return nil
+}
+
+func (x *CreateTemplateRequest) GetDiskOnly() bool {
+	if x != nil {
+		return x.DiskOnly
+	}
+	return false
+}
+
+func (x *CreateTemplateRequest) GetKeepSnapshotId() string {
+	if x != nil {
+		return x.KeepSnapshotId
+	}
+	return ""
+}
+
+type CreateTemplateResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Event:
+	//
+	//	*CreateTemplateResponse_Progress
+	//	*CreateTemplateResponse_Created
+	Event         isCreateTemplateResponse_Event `protobuf_oneof:"event"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateTemplateResponse) Reset() {
+	*x = CreateTemplateResponse{}
+	mi := &file_roost_host_v1_host_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateTemplateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateTemplateResponse) ProtoMessage() {}
+
+func (x *CreateTemplateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_roost_host_v1_host_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateTemplateResponse.ProtoReflect.Descriptor instead.
+func (*CreateTemplateResponse) Descriptor() ([]byte, []int) {
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *CreateTemplateResponse) GetEvent() isCreateTemplateResponse_Event {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+func (x *CreateTemplateResponse) GetProgress() *Progress {
+	if x != nil {
+		if x, ok := x.Event.(*CreateTemplateResponse_Progress); ok {
+			return x.Progress
+		}
+	}
+	return nil
+}
+
+func (x *CreateTemplateResponse) GetCreated() *CreatedTemplate {
+	if x != nil {
+		if x, ok := x.Event.(*CreateTemplateResponse_Created); ok {
+			return x.Created
+		}
+	}
+	return nil
+}
+
+type isCreateTemplateResponse_Event interface {
+	isCreateTemplateResponse_Event()
+}
+
+type CreateTemplateResponse_Progress struct {
+	Progress *Progress `protobuf:"bytes,1,opt,name=progress,proto3,oneof"`
+}
+
+type CreateTemplateResponse_Created struct {
+	Created *CreatedTemplate `protobuf:"bytes,2,opt,name=created,proto3,oneof"`
+}
+
+func (*CreateTemplateResponse_Progress) isCreateTemplateResponse_Event() {}
+
+func (*CreateTemplateResponse_Created) isCreateTemplateResponse_Event() {}
+
+type CreatedTemplate struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Template *Template              `protobuf:"bytes,1,opt,name=template,proto3" json:"template,omitempty"`
+	// snapshot is the kept memory, when it was asked for.
+	Snapshot      *Snapshot `protobuf:"bytes,2,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreatedTemplate) Reset() {
+	*x = CreatedTemplate{}
+	mi := &file_roost_host_v1_host_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreatedTemplate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreatedTemplate) ProtoMessage() {}
+
+func (x *CreatedTemplate) ProtoReflect() protoreflect.Message {
+	mi := &file_roost_host_v1_host_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreatedTemplate.ProtoReflect.Descriptor instead.
+func (*CreatedTemplate) Descriptor() ([]byte, []int) {
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *CreatedTemplate) GetTemplate() *Template {
+	if x != nil {
+		return x.Template
+	}
+	return nil
+}
+
+func (x *CreatedTemplate) GetSnapshot() *Snapshot {
+	if x != nil {
+		return x.Snapshot
+	}
+	return nil
+}
+
+type DeleteTemplateRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteTemplateRequest) Reset() {
+	*x = DeleteTemplateRequest{}
+	mi := &file_roost_host_v1_host_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteTemplateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteTemplateRequest) ProtoMessage() {}
+
+func (x *DeleteTemplateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_roost_host_v1_host_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteTemplateRequest.ProtoReflect.Descriptor instead.
+func (*DeleteTemplateRequest) Descriptor() ([]byte, []int) {
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *DeleteTemplateRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type DeleteTemplateResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteTemplateResponse) Reset() {
+	*x = DeleteTemplateResponse{}
+	mi := &file_roost_host_v1_host_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteTemplateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteTemplateResponse) ProtoMessage() {}
+
+func (x *DeleteTemplateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_roost_host_v1_host_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteTemplateResponse.ProtoReflect.Descriptor instead.
+func (*DeleteTemplateResponse) Descriptor() ([]byte, []int) {
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{44}
+}
+
+type ListLeaksRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Fix           bool                   `protobuf:"varint,1,opt,name=fix,proto3" json:"fix,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListLeaksRequest) Reset() {
+	*x = ListLeaksRequest{}
+	mi := &file_roost_host_v1_host_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListLeaksRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListLeaksRequest) ProtoMessage() {}
+
+func (x *ListLeaksRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_roost_host_v1_host_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListLeaksRequest.ProtoReflect.Descriptor instead.
+func (*ListLeaksRequest) Descriptor() ([]byte, []int) {
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *ListLeaksRequest) GetFix() bool {
+	if x != nil {
+		return x.Fix
+	}
+	return false
+}
+
+type ListLeaksResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Leaks         []*Leak                `protobuf:"bytes,1,rep,name=leaks,proto3" json:"leaks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListLeaksResponse) Reset() {
+	*x = ListLeaksResponse{}
+	mi := &file_roost_host_v1_host_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListLeaksResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListLeaksResponse) ProtoMessage() {}
+
+func (x *ListLeaksResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_roost_host_v1_host_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListLeaksResponse.ProtoReflect.Descriptor instead.
+func (*ListLeaksResponse) Descriptor() ([]byte, []int) {
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *ListLeaksResponse) GetLeaks() []*Leak {
+	if x != nil {
+		return x.Leaks
+	}
+	return nil
+}
+
+// Leak is something on the host that belongs to nobody.
+type Leak struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// kind: process, network, disk, snapshot, stage, template, cgroup or sandbox.
+	Kind   string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Name   string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Detail string `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	Bytes  int64  `protobuf:"varint,4,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// removed: this call did. error says why it could not.
+	Removed       bool   `protobuf:"varint,5,opt,name=removed,proto3" json:"removed,omitempty"`
+	Error         string `protobuf:"bytes,6,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Leak) Reset() {
+	*x = Leak{}
+	mi := &file_roost_host_v1_host_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Leak) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Leak) ProtoMessage() {}
+
+func (x *Leak) ProtoReflect() protoreflect.Message {
+	mi := &file_roost_host_v1_host_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Leak.ProtoReflect.Descriptor instead.
+func (*Leak) Descriptor() ([]byte, []int) {
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *Leak) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Leak) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Leak) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *Leak) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *Leak) GetRemoved() bool {
+	if x != nil {
+		return x.Removed
+	}
+	return false
+}
+
+func (x *Leak) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
 var File_roost_host_v1_host_proto protoreflect.FileDescriptor
 
 const file_roost_host_v1_host_proto_rawDesc = "" +
@@ -1859,7 +3084,7 @@ const file_roost_host_v1_host_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06status\x18\x02 \x01(\tR\x06status\x12\x16\n" +
 	"\x06detail\x18\x03 \x01(\tR\x06detail\x12\x12\n" +
-	"\x04hint\x18\x04 \x01(\tR\x04hint\"\xa9\x03\n" +
+	"\x04hint\x18\x04 \x01(\tR\x04hint\"\xca\x03\n" +
 	"\x14CreateSandboxRequest\x126\n" +
 	"\toperation\x18\x01 \x01(\v2\x18.roost.host.v1.OperationR\toperation\x12\x1d\n" +
 	"\n" +
@@ -1869,7 +3094,9 @@ const file_roost_host_v1_host_proto_rawDesc = "" +
 	"\fidle_timeout\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\vidleTimeout\x12A\n" +
 	"\x04envs\x18\x06 \x03(\v2-.roost.host.v1.CreateSandboxRequest.EnvsEntryR\x04envs\x12\x18\n" +
 	"\aruntime\x18\a \x01(\tR\aruntime\x12\x12\n" +
-	"\x04cold\x18\b \x01(\bR\x04cold\x1a7\n" +
+	"\x04cold\x18\b \x01(\bR\x04cold\x12\x1f\n" +
+	"\vsnapshot_id\x18\t \x01(\tR\n" +
+	"snapshotId\x1a7\n" +
 	"\tEnvsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8b\x01\n" +
@@ -1879,19 +3106,21 @@ const file_roost_host_v1_host_proto_rawDesc = "" +
 	"\x05event\"6\n" +
 	"\bProgress\x12\x12\n" +
 	"\x04step\x18\x01 \x01(\tR\x04step\x12\x16\n" +
-	"\x06detail\x18\x02 \x01(\tR\x06detail\"l\n" +
+	"\x06detail\x18\x02 \x01(\tR\x06detail\"\x89\x01\n" +
 	"\x13PauseSandboxRequest\x126\n" +
 	"\toperation\x18\x01 \x01(\v2\x18.roost.host.v1.OperationR\toperation\x12\x1d\n" +
 	"\n" +
-	"sandbox_id\x18\x02 \x01(\tR\tsandboxId\"m\n" +
+	"sandbox_id\x18\x02 \x01(\tR\tsandboxId\x12\x1b\n" +
+	"\tdisk_only\x18\x03 \x01(\bR\bdiskOnly\"m\n" +
 	"\x14PauseSandboxResponse\x120\n" +
 	"\asandbox\x18\x01 \x01(\v2\x16.roost.host.v1.SandboxR\asandbox\x12#\n" +
-	"\rbytes_written\x18\x02 \x01(\x03R\fbytesWritten\"\xc1\x01\n" +
+	"\rbytes_written\x18\x02 \x01(\x03R\fbytesWritten\"\xd5\x01\n" +
 	"\x14ResumeSandboxRequest\x126\n" +
 	"\toperation\x18\x01 \x01(\v2\x18.roost.host.v1.OperationR\toperation\x12\x1d\n" +
 	"\n" +
 	"sandbox_id\x18\x02 \x01(\tR\tsandboxId\x12A\n" +
-	"\fidle_timeout\x18\x03 \x01(\v2\x19.google.protobuf.DurationH\x00R\vidleTimeout\x88\x01\x01B\x0f\n" +
+	"\fidle_timeout\x18\x03 \x01(\v2\x19.google.protobuf.DurationH\x00R\vidleTimeout\x88\x01\x01\x12\x12\n" +
+	"\x04cold\x18\x04 \x01(\bR\x04coldB\x0f\n" +
 	"\r_idle_timeout\"I\n" +
 	"\x15ResumeSandboxResponse\x120\n" +
 	"\asandbox\x18\x01 \x01(\v2\x16.roost.host.v1.SandboxR\asandbox\"n\n" +
@@ -1924,7 +3153,7 @@ const file_roost_host_v1_host_proto_rawDesc = "" +
 	"\x04data\x18\x01 \x01(\fR\x04data\"\x16\n" +
 	"\x14ListTemplatesRequest\"N\n" +
 	"\x15ListTemplatesResponse\x125\n" +
-	"\ttemplates\x18\x01 \x03(\v2\x17.roost.host.v1.TemplateR\ttemplates\"\xdd\x01\n" +
+	"\ttemplates\x18\x01 \x03(\v2\x17.roost.host.v1.TemplateR\ttemplates\"\x81\x02\n" +
 	"\bTemplate\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x1d\n" +
@@ -1934,7 +3163,96 @@ const file_roost_host_v1_host_proto_rawDesc = "" +
 	"created_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12,\n" +
 	"\x04warm\x18\x05 \x03(\v2\x18.roost.host.v1.ResourcesR\x04warm\x12\x1d\n" +
 	"\n" +
-	"disk_bytes\x18\x06 \x01(\x03R\tdiskBytes*\xed\x01\n" +
+	"disk_bytes\x18\x06 \x01(\x03R\tdiskBytes\x12\"\n" +
+	"\rbuilt_by_host\x18\a \x01(\bR\vbuiltByHost\"\xba\x03\n" +
+	"\bSnapshot\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
+	"\n" +
+	"sandbox_id\x18\x02 \x01(\tR\tsandboxId\x12\x1a\n" +
+	"\btemplate\x18\x03 \x01(\tR\btemplate\x126\n" +
+	"\tresources\x18\x04 \x01(\v2\x18.roost.host.v1.ResourcesR\tresources\x12\x18\n" +
+	"\aruntime\x18\x05 \x01(\tR\aruntime\x12\x1c\n" +
+	"\tisolation\x18\x06 \x01(\tR\tisolation\x129\n" +
+	"\n" +
+	"created_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x1d\n" +
+	"\n" +
+	"size_bytes\x18\b \x01(\x03R\tsizeBytes\x12\x1b\n" +
+	"\town_bytes\x18\t \x01(\x03R\bownBytes\x121\n" +
+	"\x06frozen\x18\n" +
+	" \x01(\v2\x19.google.protobuf.DurationR\x06frozen\x12,\n" +
+	"\x06phases\x18\v \x03(\v2\x14.roost.host.v1.PhaseR\x06phases\x12\x1b\n" +
+	"\tdisk_only\x18\f \x01(\bR\bdiskOnly\"\x8f\x01\n" +
+	"\x15CreateSnapshotRequest\x126\n" +
+	"\toperation\x18\x01 \x01(\v2\x18.roost.host.v1.OperationR\toperation\x12\x1d\n" +
+	"\n" +
+	"sandbox_id\x18\x02 \x01(\tR\tsandboxId\x12\x1f\n" +
+	"\vsnapshot_id\x18\x03 \x01(\tR\n" +
+	"snapshotId\"\x7f\n" +
+	"\x16CreateSnapshotResponse\x123\n" +
+	"\bsnapshot\x18\x01 \x01(\v2\x17.roost.host.v1.SnapshotR\bsnapshot\x120\n" +
+	"\asandbox\x18\x02 \x01(\v2\x16.roost.host.v1.SandboxR\asandbox\"8\n" +
+	"\x15DeleteSnapshotRequest\x12\x1f\n" +
+	"\vsnapshot_id\x18\x01 \x01(\tR\n" +
+	"snapshotId\"\x18\n" +
+	"\x16DeleteSnapshotResponse\"5\n" +
+	"\x12GetSnapshotRequest\x12\x1f\n" +
+	"\vsnapshot_id\x18\x01 \x01(\tR\n" +
+	"snapshotId\"J\n" +
+	"\x13GetSnapshotResponse\x123\n" +
+	"\bsnapshot\x18\x01 \x01(\v2\x17.roost.host.v1.SnapshotR\bsnapshot\"\x16\n" +
+	"\x14ListSnapshotsRequest\"N\n" +
+	"\x15ListSnapshotsResponse\x125\n" +
+	"\tsnapshots\x18\x01 \x03(\v2\x17.roost.host.v1.SnapshotR\tsnapshots\"\xe4\x02\n" +
+	"\x12ForkSandboxRequest\x126\n" +
+	"\toperation\x18\x01 \x01(\v2\x18.roost.host.v1.OperationR\toperation\x12\x1d\n" +
+	"\n" +
+	"sandbox_id\x18\x02 \x01(\tR\tsandboxId\x12)\n" +
+	"\x05forks\x18\x03 \x03(\v2\x13.roost.host.v1.ForkR\x05forks\x12A\n" +
+	"\fidle_timeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationH\x00R\vidleTimeout\x88\x01\x01\x12?\n" +
+	"\x04envs\x18\x05 \x03(\v2+.roost.host.v1.ForkSandboxRequest.EnvsEntryR\x04envs\x1a7\n" +
+	"\tEnvsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x0f\n" +
+	"\r_idle_timeout\"H\n" +
+	"\x04Fork\x12!\n" +
+	"\foperation_id\x18\x01 \x01(\tR\voperationId\x12\x1d\n" +
+	"\n" +
+	"sandbox_id\x18\x02 \x01(\tR\tsandboxId\"\xdc\x01\n" +
+	"\x13ForkSandboxResponse\x124\n" +
+	"\tsandboxes\x18\x01 \x03(\v2\x16.roost.host.v1.SandboxR\tsandboxes\x12.\n" +
+	"\x06source\x18\x02 \x01(\v2\x16.roost.host.v1.SandboxR\x06source\x121\n" +
+	"\x06frozen\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x06frozen\x12,\n" +
+	"\x06phases\x18\x04 \x03(\v2\x14.roost.host.v1.PhaseR\x06phases\"\xea\x01\n" +
+	"\x15CreateTemplateRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
+	"\n" +
+	"sandbox_id\x18\x02 \x01(\tR\tsandboxId\x12\x1f\n" +
+	"\vsnapshot_id\x18\x03 \x01(\tR\n" +
+	"snapshotId\x126\n" +
+	"\toperation\x18\x04 \x01(\v2\x18.roost.host.v1.OperationR\toperation\x12\x1b\n" +
+	"\tdisk_only\x18\x05 \x01(\bR\bdiskOnly\x12(\n" +
+	"\x10keep_snapshot_id\x18\x06 \x01(\tR\x0ekeepSnapshotId\"\x94\x01\n" +
+	"\x16CreateTemplateResponse\x125\n" +
+	"\bprogress\x18\x01 \x01(\v2\x17.roost.host.v1.ProgressH\x00R\bprogress\x12:\n" +
+	"\acreated\x18\x02 \x01(\v2\x1e.roost.host.v1.CreatedTemplateH\x00R\acreatedB\a\n" +
+	"\x05event\"{\n" +
+	"\x0fCreatedTemplate\x123\n" +
+	"\btemplate\x18\x01 \x01(\v2\x17.roost.host.v1.TemplateR\btemplate\x123\n" +
+	"\bsnapshot\x18\x02 \x01(\v2\x17.roost.host.v1.SnapshotR\bsnapshot\"+\n" +
+	"\x15DeleteTemplateRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\x18\n" +
+	"\x16DeleteTemplateResponse\"$\n" +
+	"\x10ListLeaksRequest\x12\x10\n" +
+	"\x03fix\x18\x01 \x01(\bR\x03fix\">\n" +
+	"\x11ListLeaksResponse\x12)\n" +
+	"\x05leaks\x18\x01 \x03(\v2\x13.roost.host.v1.LeakR\x05leaks\"\x8c\x01\n" +
+	"\x04Leak\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
+	"\x06detail\x18\x03 \x01(\tR\x06detail\x12\x14\n" +
+	"\x05bytes\x18\x04 \x01(\x03R\x05bytes\x12\x18\n" +
+	"\aremoved\x18\x05 \x01(\bR\aremoved\x12\x14\n" +
+	"\x05error\x18\x06 \x01(\tR\x05error*\xa5\x02\n" +
 	"\fSandboxState\x12\x1d\n" +
 	"\x19SANDBOX_STATE_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16SANDBOX_STATE_CREATING\x10\x01\x12\x19\n" +
@@ -1943,7 +3261,9 @@ const file_roost_host_v1_host_proto_rawDesc = "" +
 	"\x14SANDBOX_STATE_PAUSED\x10\x04\x12\x1a\n" +
 	"\x16SANDBOX_STATE_RESUMING\x10\x05\x12\x18\n" +
 	"\x14SANDBOX_STATE_FAILED\x10\x06\x12\x1c\n" +
-	"\x18SANDBOX_STATE_DESTROYING\x10\a2\xfa\x06\n" +
+	"\x18SANDBOX_STATE_DESTROYING\x10\a\x12\x16\n" +
+	"\x12SANDBOX_STATE_LOST\x10\b\x12\x1e\n" +
+	"\x1aSANDBOX_STATE_SNAPSHOTTING\x10\t2\xd0\f\n" +
 	"\vHostService\x12H\n" +
 	"\aGetHost\x12\x1d.roost.host.v1.GetHostRequest\x1a\x1e.roost.host.v1.GetHostResponse\x12\\\n" +
 	"\rCreateSandbox\x12#.roost.host.v1.CreateSandboxRequest\x1a$.roost.host.v1.CreateSandboxResponse0\x01\x12W\n" +
@@ -1957,7 +3277,15 @@ const file_roost_host_v1_host_proto_rawDesc = "" +
 	"\rListSandboxes\x12#.roost.host.v1.ListSandboxesRequest\x1a$.roost.host.v1.ListSandboxesResponse\x12Q\n" +
 	"\n" +
 	"GetConsole\x12 .roost.host.v1.GetConsoleRequest\x1a!.roost.host.v1.GetConsoleResponse\x12Z\n" +
-	"\rListTemplates\x12#.roost.host.v1.ListTemplatesRequest\x1a$.roost.host.v1.ListTemplatesResponseB7Z5github.com/roosthq/roost/api/gen/roost/host/v1;hostv1b\x06proto3"
+	"\rListTemplates\x12#.roost.host.v1.ListTemplatesRequest\x1a$.roost.host.v1.ListTemplatesResponse\x12]\n" +
+	"\x0eCreateSnapshot\x12$.roost.host.v1.CreateSnapshotRequest\x1a%.roost.host.v1.CreateSnapshotResponse\x12]\n" +
+	"\x0eDeleteSnapshot\x12$.roost.host.v1.DeleteSnapshotRequest\x1a%.roost.host.v1.DeleteSnapshotResponse\x12T\n" +
+	"\vGetSnapshot\x12!.roost.host.v1.GetSnapshotRequest\x1a\".roost.host.v1.GetSnapshotResponse\x12Z\n" +
+	"\rListSnapshots\x12#.roost.host.v1.ListSnapshotsRequest\x1a$.roost.host.v1.ListSnapshotsResponse\x12T\n" +
+	"\vForkSandbox\x12!.roost.host.v1.ForkSandboxRequest\x1a\".roost.host.v1.ForkSandboxResponse\x12_\n" +
+	"\x0eCreateTemplate\x12$.roost.host.v1.CreateTemplateRequest\x1a%.roost.host.v1.CreateTemplateResponse0\x01\x12]\n" +
+	"\x0eDeleteTemplate\x12$.roost.host.v1.DeleteTemplateRequest\x1a%.roost.host.v1.DeleteTemplateResponse\x12N\n" +
+	"\tListLeaks\x12\x1f.roost.host.v1.ListLeaksRequest\x1a .roost.host.v1.ListLeaksResponseB7Z5github.com/roosthq/roost/api/gen/roost/host/v1;hostv1b\x06proto3"
 
 var (
 	file_roost_host_v1_host_proto_rawDescOnce sync.Once
@@ -1972,7 +3300,7 @@ func file_roost_host_v1_host_proto_rawDescGZIP() []byte {
 }
 
 var file_roost_host_v1_host_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_roost_host_v1_host_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_roost_host_v1_host_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
 var file_roost_host_v1_host_proto_goTypes = []any{
 	(SandboxState)(0),              // 0: roost.host.v1.SandboxState
 	(*Operation)(nil),              // 1: roost.host.v1.Operation
@@ -2003,67 +3331,127 @@ var file_roost_host_v1_host_proto_goTypes = []any{
 	(*ListTemplatesRequest)(nil),   // 26: roost.host.v1.ListTemplatesRequest
 	(*ListTemplatesResponse)(nil),  // 27: roost.host.v1.ListTemplatesResponse
 	(*Template)(nil),               // 28: roost.host.v1.Template
-	nil,                            // 29: roost.host.v1.Sandbox.EnvsEntry
-	nil,                            // 30: roost.host.v1.CreateSandboxRequest.EnvsEntry
-	(*durationpb.Duration)(nil),    // 31: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),  // 32: google.protobuf.Timestamp
+	(*Snapshot)(nil),               // 29: roost.host.v1.Snapshot
+	(*CreateSnapshotRequest)(nil),  // 30: roost.host.v1.CreateSnapshotRequest
+	(*CreateSnapshotResponse)(nil), // 31: roost.host.v1.CreateSnapshotResponse
+	(*DeleteSnapshotRequest)(nil),  // 32: roost.host.v1.DeleteSnapshotRequest
+	(*DeleteSnapshotResponse)(nil), // 33: roost.host.v1.DeleteSnapshotResponse
+	(*GetSnapshotRequest)(nil),     // 34: roost.host.v1.GetSnapshotRequest
+	(*GetSnapshotResponse)(nil),    // 35: roost.host.v1.GetSnapshotResponse
+	(*ListSnapshotsRequest)(nil),   // 36: roost.host.v1.ListSnapshotsRequest
+	(*ListSnapshotsResponse)(nil),  // 37: roost.host.v1.ListSnapshotsResponse
+	(*ForkSandboxRequest)(nil),     // 38: roost.host.v1.ForkSandboxRequest
+	(*Fork)(nil),                   // 39: roost.host.v1.Fork
+	(*ForkSandboxResponse)(nil),    // 40: roost.host.v1.ForkSandboxResponse
+	(*CreateTemplateRequest)(nil),  // 41: roost.host.v1.CreateTemplateRequest
+	(*CreateTemplateResponse)(nil), // 42: roost.host.v1.CreateTemplateResponse
+	(*CreatedTemplate)(nil),        // 43: roost.host.v1.CreatedTemplate
+	(*DeleteTemplateRequest)(nil),  // 44: roost.host.v1.DeleteTemplateRequest
+	(*DeleteTemplateResponse)(nil), // 45: roost.host.v1.DeleteTemplateResponse
+	(*ListLeaksRequest)(nil),       // 46: roost.host.v1.ListLeaksRequest
+	(*ListLeaksResponse)(nil),      // 47: roost.host.v1.ListLeaksResponse
+	(*Leak)(nil),                   // 48: roost.host.v1.Leak
+	nil,                            // 49: roost.host.v1.Sandbox.EnvsEntry
+	nil,                            // 50: roost.host.v1.CreateSandboxRequest.EnvsEntry
+	nil,                            // 51: roost.host.v1.ForkSandboxRequest.EnvsEntry
+	(*durationpb.Duration)(nil),    // 52: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),  // 53: google.protobuf.Timestamp
 }
 var file_roost_host_v1_host_proto_depIdxs = []int32{
-	31, // 0: roost.host.v1.Phase.duration:type_name -> google.protobuf.Duration
+	52, // 0: roost.host.v1.Phase.duration:type_name -> google.protobuf.Duration
 	0,  // 1: roost.host.v1.Sandbox.state:type_name -> roost.host.v1.SandboxState
 	2,  // 2: roost.host.v1.Sandbox.resources:type_name -> roost.host.v1.Resources
-	32, // 3: roost.host.v1.Sandbox.created_at:type_name -> google.protobuf.Timestamp
-	32, // 4: roost.host.v1.Sandbox.active_at:type_name -> google.protobuf.Timestamp
-	31, // 5: roost.host.v1.Sandbox.idle_timeout:type_name -> google.protobuf.Duration
+	53, // 3: roost.host.v1.Sandbox.created_at:type_name -> google.protobuf.Timestamp
+	53, // 4: roost.host.v1.Sandbox.active_at:type_name -> google.protobuf.Timestamp
+	52, // 5: roost.host.v1.Sandbox.idle_timeout:type_name -> google.protobuf.Duration
 	3,  // 6: roost.host.v1.Sandbox.phases:type_name -> roost.host.v1.Phase
-	29, // 7: roost.host.v1.Sandbox.envs:type_name -> roost.host.v1.Sandbox.EnvsEntry
+	49, // 7: roost.host.v1.Sandbox.envs:type_name -> roost.host.v1.Sandbox.EnvsEntry
 	8,  // 8: roost.host.v1.GetHostResponse.checks:type_name -> roost.host.v1.Check
 	7,  // 9: roost.host.v1.GetHostResponse.runtimes:type_name -> roost.host.v1.Runtime
 	1,  // 10: roost.host.v1.CreateSandboxRequest.operation:type_name -> roost.host.v1.Operation
 	2,  // 11: roost.host.v1.CreateSandboxRequest.resources:type_name -> roost.host.v1.Resources
-	31, // 12: roost.host.v1.CreateSandboxRequest.idle_timeout:type_name -> google.protobuf.Duration
-	30, // 13: roost.host.v1.CreateSandboxRequest.envs:type_name -> roost.host.v1.CreateSandboxRequest.EnvsEntry
+	52, // 12: roost.host.v1.CreateSandboxRequest.idle_timeout:type_name -> google.protobuf.Duration
+	50, // 13: roost.host.v1.CreateSandboxRequest.envs:type_name -> roost.host.v1.CreateSandboxRequest.EnvsEntry
 	11, // 14: roost.host.v1.CreateSandboxResponse.progress:type_name -> roost.host.v1.Progress
 	4,  // 15: roost.host.v1.CreateSandboxResponse.sandbox:type_name -> roost.host.v1.Sandbox
 	1,  // 16: roost.host.v1.PauseSandboxRequest.operation:type_name -> roost.host.v1.Operation
 	4,  // 17: roost.host.v1.PauseSandboxResponse.sandbox:type_name -> roost.host.v1.Sandbox
 	1,  // 18: roost.host.v1.ResumeSandboxRequest.operation:type_name -> roost.host.v1.Operation
-	31, // 19: roost.host.v1.ResumeSandboxRequest.idle_timeout:type_name -> google.protobuf.Duration
+	52, // 19: roost.host.v1.ResumeSandboxRequest.idle_timeout:type_name -> google.protobuf.Duration
 	4,  // 20: roost.host.v1.ResumeSandboxResponse.sandbox:type_name -> roost.host.v1.Sandbox
 	1,  // 21: roost.host.v1.DestroySandboxRequest.operation:type_name -> roost.host.v1.Operation
 	1,  // 22: roost.host.v1.SetTimeoutRequest.operation:type_name -> roost.host.v1.Operation
-	31, // 23: roost.host.v1.SetTimeoutRequest.idle_timeout:type_name -> google.protobuf.Duration
+	52, // 23: roost.host.v1.SetTimeoutRequest.idle_timeout:type_name -> google.protobuf.Duration
 	4,  // 24: roost.host.v1.SetTimeoutResponse.sandbox:type_name -> roost.host.v1.Sandbox
 	4,  // 25: roost.host.v1.GetSandboxResponse.sandbox:type_name -> roost.host.v1.Sandbox
 	4,  // 26: roost.host.v1.ListSandboxesResponse.sandboxes:type_name -> roost.host.v1.Sandbox
 	28, // 27: roost.host.v1.ListTemplatesResponse.templates:type_name -> roost.host.v1.Template
-	32, // 28: roost.host.v1.Template.created_at:type_name -> google.protobuf.Timestamp
+	53, // 28: roost.host.v1.Template.created_at:type_name -> google.protobuf.Timestamp
 	2,  // 29: roost.host.v1.Template.warm:type_name -> roost.host.v1.Resources
-	5,  // 30: roost.host.v1.HostService.GetHost:input_type -> roost.host.v1.GetHostRequest
-	9,  // 31: roost.host.v1.HostService.CreateSandbox:input_type -> roost.host.v1.CreateSandboxRequest
-	12, // 32: roost.host.v1.HostService.PauseSandbox:input_type -> roost.host.v1.PauseSandboxRequest
-	14, // 33: roost.host.v1.HostService.ResumeSandbox:input_type -> roost.host.v1.ResumeSandboxRequest
-	16, // 34: roost.host.v1.HostService.DestroySandbox:input_type -> roost.host.v1.DestroySandboxRequest
-	18, // 35: roost.host.v1.HostService.SetTimeout:input_type -> roost.host.v1.SetTimeoutRequest
-	20, // 36: roost.host.v1.HostService.GetSandbox:input_type -> roost.host.v1.GetSandboxRequest
-	22, // 37: roost.host.v1.HostService.ListSandboxes:input_type -> roost.host.v1.ListSandboxesRequest
-	24, // 38: roost.host.v1.HostService.GetConsole:input_type -> roost.host.v1.GetConsoleRequest
-	26, // 39: roost.host.v1.HostService.ListTemplates:input_type -> roost.host.v1.ListTemplatesRequest
-	6,  // 40: roost.host.v1.HostService.GetHost:output_type -> roost.host.v1.GetHostResponse
-	10, // 41: roost.host.v1.HostService.CreateSandbox:output_type -> roost.host.v1.CreateSandboxResponse
-	13, // 42: roost.host.v1.HostService.PauseSandbox:output_type -> roost.host.v1.PauseSandboxResponse
-	15, // 43: roost.host.v1.HostService.ResumeSandbox:output_type -> roost.host.v1.ResumeSandboxResponse
-	17, // 44: roost.host.v1.HostService.DestroySandbox:output_type -> roost.host.v1.DestroySandboxResponse
-	19, // 45: roost.host.v1.HostService.SetTimeout:output_type -> roost.host.v1.SetTimeoutResponse
-	21, // 46: roost.host.v1.HostService.GetSandbox:output_type -> roost.host.v1.GetSandboxResponse
-	23, // 47: roost.host.v1.HostService.ListSandboxes:output_type -> roost.host.v1.ListSandboxesResponse
-	25, // 48: roost.host.v1.HostService.GetConsole:output_type -> roost.host.v1.GetConsoleResponse
-	27, // 49: roost.host.v1.HostService.ListTemplates:output_type -> roost.host.v1.ListTemplatesResponse
-	40, // [40:50] is the sub-list for method output_type
-	30, // [30:40] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	2,  // 30: roost.host.v1.Snapshot.resources:type_name -> roost.host.v1.Resources
+	53, // 31: roost.host.v1.Snapshot.created_at:type_name -> google.protobuf.Timestamp
+	52, // 32: roost.host.v1.Snapshot.frozen:type_name -> google.protobuf.Duration
+	3,  // 33: roost.host.v1.Snapshot.phases:type_name -> roost.host.v1.Phase
+	1,  // 34: roost.host.v1.CreateSnapshotRequest.operation:type_name -> roost.host.v1.Operation
+	29, // 35: roost.host.v1.CreateSnapshotResponse.snapshot:type_name -> roost.host.v1.Snapshot
+	4,  // 36: roost.host.v1.CreateSnapshotResponse.sandbox:type_name -> roost.host.v1.Sandbox
+	29, // 37: roost.host.v1.GetSnapshotResponse.snapshot:type_name -> roost.host.v1.Snapshot
+	29, // 38: roost.host.v1.ListSnapshotsResponse.snapshots:type_name -> roost.host.v1.Snapshot
+	1,  // 39: roost.host.v1.ForkSandboxRequest.operation:type_name -> roost.host.v1.Operation
+	39, // 40: roost.host.v1.ForkSandboxRequest.forks:type_name -> roost.host.v1.Fork
+	52, // 41: roost.host.v1.ForkSandboxRequest.idle_timeout:type_name -> google.protobuf.Duration
+	51, // 42: roost.host.v1.ForkSandboxRequest.envs:type_name -> roost.host.v1.ForkSandboxRequest.EnvsEntry
+	4,  // 43: roost.host.v1.ForkSandboxResponse.sandboxes:type_name -> roost.host.v1.Sandbox
+	4,  // 44: roost.host.v1.ForkSandboxResponse.source:type_name -> roost.host.v1.Sandbox
+	52, // 45: roost.host.v1.ForkSandboxResponse.frozen:type_name -> google.protobuf.Duration
+	3,  // 46: roost.host.v1.ForkSandboxResponse.phases:type_name -> roost.host.v1.Phase
+	1,  // 47: roost.host.v1.CreateTemplateRequest.operation:type_name -> roost.host.v1.Operation
+	11, // 48: roost.host.v1.CreateTemplateResponse.progress:type_name -> roost.host.v1.Progress
+	43, // 49: roost.host.v1.CreateTemplateResponse.created:type_name -> roost.host.v1.CreatedTemplate
+	28, // 50: roost.host.v1.CreatedTemplate.template:type_name -> roost.host.v1.Template
+	29, // 51: roost.host.v1.CreatedTemplate.snapshot:type_name -> roost.host.v1.Snapshot
+	48, // 52: roost.host.v1.ListLeaksResponse.leaks:type_name -> roost.host.v1.Leak
+	5,  // 53: roost.host.v1.HostService.GetHost:input_type -> roost.host.v1.GetHostRequest
+	9,  // 54: roost.host.v1.HostService.CreateSandbox:input_type -> roost.host.v1.CreateSandboxRequest
+	12, // 55: roost.host.v1.HostService.PauseSandbox:input_type -> roost.host.v1.PauseSandboxRequest
+	14, // 56: roost.host.v1.HostService.ResumeSandbox:input_type -> roost.host.v1.ResumeSandboxRequest
+	16, // 57: roost.host.v1.HostService.DestroySandbox:input_type -> roost.host.v1.DestroySandboxRequest
+	18, // 58: roost.host.v1.HostService.SetTimeout:input_type -> roost.host.v1.SetTimeoutRequest
+	20, // 59: roost.host.v1.HostService.GetSandbox:input_type -> roost.host.v1.GetSandboxRequest
+	22, // 60: roost.host.v1.HostService.ListSandboxes:input_type -> roost.host.v1.ListSandboxesRequest
+	24, // 61: roost.host.v1.HostService.GetConsole:input_type -> roost.host.v1.GetConsoleRequest
+	26, // 62: roost.host.v1.HostService.ListTemplates:input_type -> roost.host.v1.ListTemplatesRequest
+	30, // 63: roost.host.v1.HostService.CreateSnapshot:input_type -> roost.host.v1.CreateSnapshotRequest
+	32, // 64: roost.host.v1.HostService.DeleteSnapshot:input_type -> roost.host.v1.DeleteSnapshotRequest
+	34, // 65: roost.host.v1.HostService.GetSnapshot:input_type -> roost.host.v1.GetSnapshotRequest
+	36, // 66: roost.host.v1.HostService.ListSnapshots:input_type -> roost.host.v1.ListSnapshotsRequest
+	38, // 67: roost.host.v1.HostService.ForkSandbox:input_type -> roost.host.v1.ForkSandboxRequest
+	41, // 68: roost.host.v1.HostService.CreateTemplate:input_type -> roost.host.v1.CreateTemplateRequest
+	44, // 69: roost.host.v1.HostService.DeleteTemplate:input_type -> roost.host.v1.DeleteTemplateRequest
+	46, // 70: roost.host.v1.HostService.ListLeaks:input_type -> roost.host.v1.ListLeaksRequest
+	6,  // 71: roost.host.v1.HostService.GetHost:output_type -> roost.host.v1.GetHostResponse
+	10, // 72: roost.host.v1.HostService.CreateSandbox:output_type -> roost.host.v1.CreateSandboxResponse
+	13, // 73: roost.host.v1.HostService.PauseSandbox:output_type -> roost.host.v1.PauseSandboxResponse
+	15, // 74: roost.host.v1.HostService.ResumeSandbox:output_type -> roost.host.v1.ResumeSandboxResponse
+	17, // 75: roost.host.v1.HostService.DestroySandbox:output_type -> roost.host.v1.DestroySandboxResponse
+	19, // 76: roost.host.v1.HostService.SetTimeout:output_type -> roost.host.v1.SetTimeoutResponse
+	21, // 77: roost.host.v1.HostService.GetSandbox:output_type -> roost.host.v1.GetSandboxResponse
+	23, // 78: roost.host.v1.HostService.ListSandboxes:output_type -> roost.host.v1.ListSandboxesResponse
+	25, // 79: roost.host.v1.HostService.GetConsole:output_type -> roost.host.v1.GetConsoleResponse
+	27, // 80: roost.host.v1.HostService.ListTemplates:output_type -> roost.host.v1.ListTemplatesResponse
+	31, // 81: roost.host.v1.HostService.CreateSnapshot:output_type -> roost.host.v1.CreateSnapshotResponse
+	33, // 82: roost.host.v1.HostService.DeleteSnapshot:output_type -> roost.host.v1.DeleteSnapshotResponse
+	35, // 83: roost.host.v1.HostService.GetSnapshot:output_type -> roost.host.v1.GetSnapshotResponse
+	37, // 84: roost.host.v1.HostService.ListSnapshots:output_type -> roost.host.v1.ListSnapshotsResponse
+	40, // 85: roost.host.v1.HostService.ForkSandbox:output_type -> roost.host.v1.ForkSandboxResponse
+	42, // 86: roost.host.v1.HostService.CreateTemplate:output_type -> roost.host.v1.CreateTemplateResponse
+	45, // 87: roost.host.v1.HostService.DeleteTemplate:output_type -> roost.host.v1.DeleteTemplateResponse
+	47, // 88: roost.host.v1.HostService.ListLeaks:output_type -> roost.host.v1.ListLeaksResponse
+	71, // [71:89] is the sub-list for method output_type
+	53, // [53:71] is the sub-list for method input_type
+	53, // [53:53] is the sub-list for extension type_name
+	53, // [53:53] is the sub-list for extension extendee
+	0,  // [0:53] is the sub-list for field type_name
 }
 
 func init() { file_roost_host_v1_host_proto_init() }
@@ -2076,13 +3464,18 @@ func file_roost_host_v1_host_proto_init() {
 		(*CreateSandboxResponse_Sandbox)(nil),
 	}
 	file_roost_host_v1_host_proto_msgTypes[13].OneofWrappers = []any{}
+	file_roost_host_v1_host_proto_msgTypes[37].OneofWrappers = []any{}
+	file_roost_host_v1_host_proto_msgTypes[41].OneofWrappers = []any{
+		(*CreateTemplateResponse_Progress)(nil),
+		(*CreateTemplateResponse_Created)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_roost_host_v1_host_proto_rawDesc), len(file_roost_host_v1_host_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   30,
+			NumMessages:   51,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -65,6 +65,27 @@ const (
 	// HostServiceListTemplatesProcedure is the fully-qualified name of the HostService's ListTemplates
 	// RPC.
 	HostServiceListTemplatesProcedure = "/roost.host.v1.HostService/ListTemplates"
+	// HostServiceCreateSnapshotProcedure is the fully-qualified name of the HostService's
+	// CreateSnapshot RPC.
+	HostServiceCreateSnapshotProcedure = "/roost.host.v1.HostService/CreateSnapshot"
+	// HostServiceDeleteSnapshotProcedure is the fully-qualified name of the HostService's
+	// DeleteSnapshot RPC.
+	HostServiceDeleteSnapshotProcedure = "/roost.host.v1.HostService/DeleteSnapshot"
+	// HostServiceGetSnapshotProcedure is the fully-qualified name of the HostService's GetSnapshot RPC.
+	HostServiceGetSnapshotProcedure = "/roost.host.v1.HostService/GetSnapshot"
+	// HostServiceListSnapshotsProcedure is the fully-qualified name of the HostService's ListSnapshots
+	// RPC.
+	HostServiceListSnapshotsProcedure = "/roost.host.v1.HostService/ListSnapshots"
+	// HostServiceForkSandboxProcedure is the fully-qualified name of the HostService's ForkSandbox RPC.
+	HostServiceForkSandboxProcedure = "/roost.host.v1.HostService/ForkSandbox"
+	// HostServiceCreateTemplateProcedure is the fully-qualified name of the HostService's
+	// CreateTemplate RPC.
+	HostServiceCreateTemplateProcedure = "/roost.host.v1.HostService/CreateTemplate"
+	// HostServiceDeleteTemplateProcedure is the fully-qualified name of the HostService's
+	// DeleteTemplate RPC.
+	HostServiceDeleteTemplateProcedure = "/roost.host.v1.HostService/DeleteTemplate"
+	// HostServiceListLeaksProcedure is the fully-qualified name of the HostService's ListLeaks RPC.
+	HostServiceListLeaksProcedure = "/roost.host.v1.HostService/ListLeaks"
 )
 
 // HostServiceClient is a client for the roost.host.v1.HostService service.
@@ -81,6 +102,23 @@ type HostServiceClient interface {
 	// GetConsole returns the kept end of the guest's console, also after its death.
 	GetConsole(context.Context, *connect.Request[v1.GetConsoleRequest]) (*connect.Response[v1.GetConsoleResponse], error)
 	ListTemplates(context.Context, *connect.Request[v1.ListTemplatesRequest]) (*connect.Response[v1.ListTemplatesResponse], error)
+	// CreateSnapshot saves a sandbox under an id of its own. A running sandbox runs on, frozen for
+	// as long as its state is read. Repeated with the same snapshot_id it answers as before.
+	CreateSnapshot(context.Context, *connect.Request[v1.CreateSnapshotRequest]) (*connect.Response[v1.CreateSnapshotResponse], error)
+	// DeleteSnapshot is idempotent: an unknown id succeeds. What was made from it goes on.
+	DeleteSnapshot(context.Context, *connect.Request[v1.DeleteSnapshotRequest]) (*connect.Response[v1.DeleteSnapshotResponse], error)
+	GetSnapshot(context.Context, *connect.Request[v1.GetSnapshotRequest]) (*connect.Response[v1.GetSnapshotResponse], error)
+	ListSnapshots(context.Context, *connect.Request[v1.ListSnapshotsRequest]) (*connect.Response[v1.ListSnapshotsResponse], error)
+	// ForkSandbox makes sandboxes with the memory of one that runs or is paused: all or none.
+	ForkSandbox(context.Context, *connect.Request[v1.ForkSandboxRequest]) (*connect.Response[v1.ForkSandboxResponse], error)
+	// CreateTemplate makes a template of a sandbox's or snapshot's files, with progress.
+	CreateTemplate(context.Context, *connect.Request[v1.CreateTemplateRequest]) (*connect.ServerStreamForClient[v1.CreateTemplateResponse], error)
+	// DeleteTemplate takes a template's name away; idempotent. Its files go when nothing stands on
+	// them. Templates that the host builds itself are failed_precondition.
+	DeleteTemplate(context.Context, *connect.Request[v1.DeleteTemplateRequest]) (*connect.Response[v1.DeleteTemplateResponse], error)
+	// ListLeaks compares what exists on the host with what the journals want, and on request
+	// removes what belongs to nobody.
+	ListLeaks(context.Context, *connect.Request[v1.ListLeaksRequest]) (*connect.Response[v1.ListLeaksResponse], error)
 }
 
 // NewHostServiceClient constructs a client for the roost.host.v1.HostService service. By default,
@@ -154,6 +192,54 @@ func NewHostServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(hostServiceMethods.ByName("ListTemplates")),
 			connect.WithClientOptions(opts...),
 		),
+		createSnapshot: connect.NewClient[v1.CreateSnapshotRequest, v1.CreateSnapshotResponse](
+			httpClient,
+			baseURL+HostServiceCreateSnapshotProcedure,
+			connect.WithSchema(hostServiceMethods.ByName("CreateSnapshot")),
+			connect.WithClientOptions(opts...),
+		),
+		deleteSnapshot: connect.NewClient[v1.DeleteSnapshotRequest, v1.DeleteSnapshotResponse](
+			httpClient,
+			baseURL+HostServiceDeleteSnapshotProcedure,
+			connect.WithSchema(hostServiceMethods.ByName("DeleteSnapshot")),
+			connect.WithClientOptions(opts...),
+		),
+		getSnapshot: connect.NewClient[v1.GetSnapshotRequest, v1.GetSnapshotResponse](
+			httpClient,
+			baseURL+HostServiceGetSnapshotProcedure,
+			connect.WithSchema(hostServiceMethods.ByName("GetSnapshot")),
+			connect.WithClientOptions(opts...),
+		),
+		listSnapshots: connect.NewClient[v1.ListSnapshotsRequest, v1.ListSnapshotsResponse](
+			httpClient,
+			baseURL+HostServiceListSnapshotsProcedure,
+			connect.WithSchema(hostServiceMethods.ByName("ListSnapshots")),
+			connect.WithClientOptions(opts...),
+		),
+		forkSandbox: connect.NewClient[v1.ForkSandboxRequest, v1.ForkSandboxResponse](
+			httpClient,
+			baseURL+HostServiceForkSandboxProcedure,
+			connect.WithSchema(hostServiceMethods.ByName("ForkSandbox")),
+			connect.WithClientOptions(opts...),
+		),
+		createTemplate: connect.NewClient[v1.CreateTemplateRequest, v1.CreateTemplateResponse](
+			httpClient,
+			baseURL+HostServiceCreateTemplateProcedure,
+			connect.WithSchema(hostServiceMethods.ByName("CreateTemplate")),
+			connect.WithClientOptions(opts...),
+		),
+		deleteTemplate: connect.NewClient[v1.DeleteTemplateRequest, v1.DeleteTemplateResponse](
+			httpClient,
+			baseURL+HostServiceDeleteTemplateProcedure,
+			connect.WithSchema(hostServiceMethods.ByName("DeleteTemplate")),
+			connect.WithClientOptions(opts...),
+		),
+		listLeaks: connect.NewClient[v1.ListLeaksRequest, v1.ListLeaksResponse](
+			httpClient,
+			baseURL+HostServiceListLeaksProcedure,
+			connect.WithSchema(hostServiceMethods.ByName("ListLeaks")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -169,6 +255,14 @@ type hostServiceClient struct {
 	listSandboxes  *connect.Client[v1.ListSandboxesRequest, v1.ListSandboxesResponse]
 	getConsole     *connect.Client[v1.GetConsoleRequest, v1.GetConsoleResponse]
 	listTemplates  *connect.Client[v1.ListTemplatesRequest, v1.ListTemplatesResponse]
+	createSnapshot *connect.Client[v1.CreateSnapshotRequest, v1.CreateSnapshotResponse]
+	deleteSnapshot *connect.Client[v1.DeleteSnapshotRequest, v1.DeleteSnapshotResponse]
+	getSnapshot    *connect.Client[v1.GetSnapshotRequest, v1.GetSnapshotResponse]
+	listSnapshots  *connect.Client[v1.ListSnapshotsRequest, v1.ListSnapshotsResponse]
+	forkSandbox    *connect.Client[v1.ForkSandboxRequest, v1.ForkSandboxResponse]
+	createTemplate *connect.Client[v1.CreateTemplateRequest, v1.CreateTemplateResponse]
+	deleteTemplate *connect.Client[v1.DeleteTemplateRequest, v1.DeleteTemplateResponse]
+	listLeaks      *connect.Client[v1.ListLeaksRequest, v1.ListLeaksResponse]
 }
 
 // GetHost calls roost.host.v1.HostService.GetHost.
@@ -221,6 +315,46 @@ func (c *hostServiceClient) ListTemplates(ctx context.Context, req *connect.Requ
 	return c.listTemplates.CallUnary(ctx, req)
 }
 
+// CreateSnapshot calls roost.host.v1.HostService.CreateSnapshot.
+func (c *hostServiceClient) CreateSnapshot(ctx context.Context, req *connect.Request[v1.CreateSnapshotRequest]) (*connect.Response[v1.CreateSnapshotResponse], error) {
+	return c.createSnapshot.CallUnary(ctx, req)
+}
+
+// DeleteSnapshot calls roost.host.v1.HostService.DeleteSnapshot.
+func (c *hostServiceClient) DeleteSnapshot(ctx context.Context, req *connect.Request[v1.DeleteSnapshotRequest]) (*connect.Response[v1.DeleteSnapshotResponse], error) {
+	return c.deleteSnapshot.CallUnary(ctx, req)
+}
+
+// GetSnapshot calls roost.host.v1.HostService.GetSnapshot.
+func (c *hostServiceClient) GetSnapshot(ctx context.Context, req *connect.Request[v1.GetSnapshotRequest]) (*connect.Response[v1.GetSnapshotResponse], error) {
+	return c.getSnapshot.CallUnary(ctx, req)
+}
+
+// ListSnapshots calls roost.host.v1.HostService.ListSnapshots.
+func (c *hostServiceClient) ListSnapshots(ctx context.Context, req *connect.Request[v1.ListSnapshotsRequest]) (*connect.Response[v1.ListSnapshotsResponse], error) {
+	return c.listSnapshots.CallUnary(ctx, req)
+}
+
+// ForkSandbox calls roost.host.v1.HostService.ForkSandbox.
+func (c *hostServiceClient) ForkSandbox(ctx context.Context, req *connect.Request[v1.ForkSandboxRequest]) (*connect.Response[v1.ForkSandboxResponse], error) {
+	return c.forkSandbox.CallUnary(ctx, req)
+}
+
+// CreateTemplate calls roost.host.v1.HostService.CreateTemplate.
+func (c *hostServiceClient) CreateTemplate(ctx context.Context, req *connect.Request[v1.CreateTemplateRequest]) (*connect.ServerStreamForClient[v1.CreateTemplateResponse], error) {
+	return c.createTemplate.CallServerStream(ctx, req)
+}
+
+// DeleteTemplate calls roost.host.v1.HostService.DeleteTemplate.
+func (c *hostServiceClient) DeleteTemplate(ctx context.Context, req *connect.Request[v1.DeleteTemplateRequest]) (*connect.Response[v1.DeleteTemplateResponse], error) {
+	return c.deleteTemplate.CallUnary(ctx, req)
+}
+
+// ListLeaks calls roost.host.v1.HostService.ListLeaks.
+func (c *hostServiceClient) ListLeaks(ctx context.Context, req *connect.Request[v1.ListLeaksRequest]) (*connect.Response[v1.ListLeaksResponse], error) {
+	return c.listLeaks.CallUnary(ctx, req)
+}
+
 // HostServiceHandler is an implementation of the roost.host.v1.HostService service.
 type HostServiceHandler interface {
 	GetHost(context.Context, *connect.Request[v1.GetHostRequest]) (*connect.Response[v1.GetHostResponse], error)
@@ -235,6 +369,23 @@ type HostServiceHandler interface {
 	// GetConsole returns the kept end of the guest's console, also after its death.
 	GetConsole(context.Context, *connect.Request[v1.GetConsoleRequest]) (*connect.Response[v1.GetConsoleResponse], error)
 	ListTemplates(context.Context, *connect.Request[v1.ListTemplatesRequest]) (*connect.Response[v1.ListTemplatesResponse], error)
+	// CreateSnapshot saves a sandbox under an id of its own. A running sandbox runs on, frozen for
+	// as long as its state is read. Repeated with the same snapshot_id it answers as before.
+	CreateSnapshot(context.Context, *connect.Request[v1.CreateSnapshotRequest]) (*connect.Response[v1.CreateSnapshotResponse], error)
+	// DeleteSnapshot is idempotent: an unknown id succeeds. What was made from it goes on.
+	DeleteSnapshot(context.Context, *connect.Request[v1.DeleteSnapshotRequest]) (*connect.Response[v1.DeleteSnapshotResponse], error)
+	GetSnapshot(context.Context, *connect.Request[v1.GetSnapshotRequest]) (*connect.Response[v1.GetSnapshotResponse], error)
+	ListSnapshots(context.Context, *connect.Request[v1.ListSnapshotsRequest]) (*connect.Response[v1.ListSnapshotsResponse], error)
+	// ForkSandbox makes sandboxes with the memory of one that runs or is paused: all or none.
+	ForkSandbox(context.Context, *connect.Request[v1.ForkSandboxRequest]) (*connect.Response[v1.ForkSandboxResponse], error)
+	// CreateTemplate makes a template of a sandbox's or snapshot's files, with progress.
+	CreateTemplate(context.Context, *connect.Request[v1.CreateTemplateRequest], *connect.ServerStream[v1.CreateTemplateResponse]) error
+	// DeleteTemplate takes a template's name away; idempotent. Its files go when nothing stands on
+	// them. Templates that the host builds itself are failed_precondition.
+	DeleteTemplate(context.Context, *connect.Request[v1.DeleteTemplateRequest]) (*connect.Response[v1.DeleteTemplateResponse], error)
+	// ListLeaks compares what exists on the host with what the journals want, and on request
+	// removes what belongs to nobody.
+	ListLeaks(context.Context, *connect.Request[v1.ListLeaksRequest]) (*connect.Response[v1.ListLeaksResponse], error)
 }
 
 // NewHostServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -304,6 +455,54 @@ func NewHostServiceHandler(svc HostServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(hostServiceMethods.ByName("ListTemplates")),
 		connect.WithHandlerOptions(opts...),
 	)
+	hostServiceCreateSnapshotHandler := connect.NewUnaryHandler(
+		HostServiceCreateSnapshotProcedure,
+		svc.CreateSnapshot,
+		connect.WithSchema(hostServiceMethods.ByName("CreateSnapshot")),
+		connect.WithHandlerOptions(opts...),
+	)
+	hostServiceDeleteSnapshotHandler := connect.NewUnaryHandler(
+		HostServiceDeleteSnapshotProcedure,
+		svc.DeleteSnapshot,
+		connect.WithSchema(hostServiceMethods.ByName("DeleteSnapshot")),
+		connect.WithHandlerOptions(opts...),
+	)
+	hostServiceGetSnapshotHandler := connect.NewUnaryHandler(
+		HostServiceGetSnapshotProcedure,
+		svc.GetSnapshot,
+		connect.WithSchema(hostServiceMethods.ByName("GetSnapshot")),
+		connect.WithHandlerOptions(opts...),
+	)
+	hostServiceListSnapshotsHandler := connect.NewUnaryHandler(
+		HostServiceListSnapshotsProcedure,
+		svc.ListSnapshots,
+		connect.WithSchema(hostServiceMethods.ByName("ListSnapshots")),
+		connect.WithHandlerOptions(opts...),
+	)
+	hostServiceForkSandboxHandler := connect.NewUnaryHandler(
+		HostServiceForkSandboxProcedure,
+		svc.ForkSandbox,
+		connect.WithSchema(hostServiceMethods.ByName("ForkSandbox")),
+		connect.WithHandlerOptions(opts...),
+	)
+	hostServiceCreateTemplateHandler := connect.NewServerStreamHandler(
+		HostServiceCreateTemplateProcedure,
+		svc.CreateTemplate,
+		connect.WithSchema(hostServiceMethods.ByName("CreateTemplate")),
+		connect.WithHandlerOptions(opts...),
+	)
+	hostServiceDeleteTemplateHandler := connect.NewUnaryHandler(
+		HostServiceDeleteTemplateProcedure,
+		svc.DeleteTemplate,
+		connect.WithSchema(hostServiceMethods.ByName("DeleteTemplate")),
+		connect.WithHandlerOptions(opts...),
+	)
+	hostServiceListLeaksHandler := connect.NewUnaryHandler(
+		HostServiceListLeaksProcedure,
+		svc.ListLeaks,
+		connect.WithSchema(hostServiceMethods.ByName("ListLeaks")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/roost.host.v1.HostService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case HostServiceGetHostProcedure:
@@ -326,6 +525,22 @@ func NewHostServiceHandler(svc HostServiceHandler, opts ...connect.HandlerOption
 			hostServiceGetConsoleHandler.ServeHTTP(w, r)
 		case HostServiceListTemplatesProcedure:
 			hostServiceListTemplatesHandler.ServeHTTP(w, r)
+		case HostServiceCreateSnapshotProcedure:
+			hostServiceCreateSnapshotHandler.ServeHTTP(w, r)
+		case HostServiceDeleteSnapshotProcedure:
+			hostServiceDeleteSnapshotHandler.ServeHTTP(w, r)
+		case HostServiceGetSnapshotProcedure:
+			hostServiceGetSnapshotHandler.ServeHTTP(w, r)
+		case HostServiceListSnapshotsProcedure:
+			hostServiceListSnapshotsHandler.ServeHTTP(w, r)
+		case HostServiceForkSandboxProcedure:
+			hostServiceForkSandboxHandler.ServeHTTP(w, r)
+		case HostServiceCreateTemplateProcedure:
+			hostServiceCreateTemplateHandler.ServeHTTP(w, r)
+		case HostServiceDeleteTemplateProcedure:
+			hostServiceDeleteTemplateHandler.ServeHTTP(w, r)
+		case HostServiceListLeaksProcedure:
+			hostServiceListLeaksHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -373,4 +588,36 @@ func (UnimplementedHostServiceHandler) GetConsole(context.Context, *connect.Requ
 
 func (UnimplementedHostServiceHandler) ListTemplates(context.Context, *connect.Request[v1.ListTemplatesRequest]) (*connect.Response[v1.ListTemplatesResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("roost.host.v1.HostService.ListTemplates is not implemented"))
+}
+
+func (UnimplementedHostServiceHandler) CreateSnapshot(context.Context, *connect.Request[v1.CreateSnapshotRequest]) (*connect.Response[v1.CreateSnapshotResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("roost.host.v1.HostService.CreateSnapshot is not implemented"))
+}
+
+func (UnimplementedHostServiceHandler) DeleteSnapshot(context.Context, *connect.Request[v1.DeleteSnapshotRequest]) (*connect.Response[v1.DeleteSnapshotResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("roost.host.v1.HostService.DeleteSnapshot is not implemented"))
+}
+
+func (UnimplementedHostServiceHandler) GetSnapshot(context.Context, *connect.Request[v1.GetSnapshotRequest]) (*connect.Response[v1.GetSnapshotResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("roost.host.v1.HostService.GetSnapshot is not implemented"))
+}
+
+func (UnimplementedHostServiceHandler) ListSnapshots(context.Context, *connect.Request[v1.ListSnapshotsRequest]) (*connect.Response[v1.ListSnapshotsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("roost.host.v1.HostService.ListSnapshots is not implemented"))
+}
+
+func (UnimplementedHostServiceHandler) ForkSandbox(context.Context, *connect.Request[v1.ForkSandboxRequest]) (*connect.Response[v1.ForkSandboxResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("roost.host.v1.HostService.ForkSandbox is not implemented"))
+}
+
+func (UnimplementedHostServiceHandler) CreateTemplate(context.Context, *connect.Request[v1.CreateTemplateRequest], *connect.ServerStream[v1.CreateTemplateResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("roost.host.v1.HostService.CreateTemplate is not implemented"))
+}
+
+func (UnimplementedHostServiceHandler) DeleteTemplate(context.Context, *connect.Request[v1.DeleteTemplateRequest]) (*connect.Response[v1.DeleteTemplateResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("roost.host.v1.HostService.DeleteTemplate is not implemented"))
+}
+
+func (UnimplementedHostServiceHandler) ListLeaks(context.Context, *connect.Request[v1.ListLeaksRequest]) (*connect.Response[v1.ListLeaksResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("roost.host.v1.HostService.ListLeaks is not implemented"))
 }
