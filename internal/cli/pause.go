@@ -18,7 +18,7 @@ func (a *app) pauseCommand() *cobra.Command {
 		Args: takes("ID"),
 		RunE: a.onSandbox(func(ctx context.Context, c *client, id string) error {
 			progress := startBusy(false, "pausing "+id)
-			sandbox, err := answer[v1.Sandbox](c.api.PauseSandboxWithResponse(ctx, id))
+			sandbox, err := answer[v1.Sandbox](c.api.PauseSandboxWithResponse(ctx, id, v1.Pause{}))
 			progress.stop()
 			if err != nil {
 				return err

@@ -17,7 +17,7 @@ func (a *app) resumeCommand() *cobra.Command {
 		Args:    takes("ID"),
 		RunE: a.onSandbox(func(ctx context.Context, c *client, id string) error {
 			progress := startBusy(false, "resuming "+id)
-			sandbox, err := answer[v1.Sandbox](c.api.ResumeSandboxWithResponse(ctx, id))
+			sandbox, err := answer[v1.Sandbox](c.api.ResumeSandboxWithResponse(ctx, id, v1.Resume{}))
 			progress.stop()
 			if err != nil {
 				return err
