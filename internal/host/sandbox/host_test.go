@@ -98,7 +98,7 @@ func (h *host) create(name string) View {
 
 func (h *host) pause(name string) View {
 	h.t.Helper()
-	res, err := h.m.Pause(h.t.Context(), Operation{}, name, "test")
+	res, err := h.m.Pause(h.t.Context(), Operation{}, name, PauseOptions{Reason: "test"})
 	require.NoError(h.t, err)
 	require.Equal(h.t, Paused, res.State)
 	return res.View
@@ -106,7 +106,7 @@ func (h *host) pause(name string) View {
 
 func (h *host) resume(name string) View {
 	h.t.Helper()
-	v, err := h.m.Resume(h.t.Context(), Operation{}, name, nil)
+	v, err := h.m.Resume(h.t.Context(), Operation{}, name, ResumeOptions{})
 	require.NoError(h.t, err)
 	require.Equal(h.t, Running, v.State)
 	return v

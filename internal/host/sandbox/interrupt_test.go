@@ -25,11 +25,11 @@ func TestDestroyInterrupts(t *testing.T) {
 			return err
 		}},
 		"pause": {"capture", func(h *host) { h.create(id("a")) }, func(h *host) error {
-			_, err := h.m.Pause(h.t.Context(), Operation{}, id("a"), "test")
+			_, err := h.m.Pause(h.t.Context(), Operation{}, id("a"), PauseOptions{Reason: "test"})
 			return err
 		}},
 		"resume": {"restore", func(h *host) { h.create(id("a")); h.pause(id("a")) }, func(h *host) error {
-			_, err := h.m.Resume(h.t.Context(), Operation{}, id("a"), nil)
+			_, err := h.m.Resume(h.t.Context(), Operation{}, id("a"), ResumeOptions{})
 			return err
 		}},
 	} {
@@ -63,12 +63,12 @@ func TestDestroyAfterTheCommit(t *testing.T) {
 		h.Runtime.On("stop", step)
 		paused, resumed, gone := make(chan error), make(chan error), make(chan error)
 		go func() {
-			_, err := h.m.Pause(t.Context(), Operation{}, a, "test")
+			_, err := h.m.Pause(t.Context(), Operation{}, a, PauseOptions{Reason: "test"})
 			paused <- err
 		}()
 		wait(t, arrived)
 		go func() {
-			_, err := h.m.Resume(t.Context(), Operation{}, a, nil)
+			_, err := h.m.Resume(t.Context(), Operation{}, a, ResumeOptions{})
 			resumed <- err
 		}()
 		go func() { gone <- h.m.Destroy(t.Context(), Operation{}, a) }()
@@ -97,7 +97,7 @@ func TestStaleDestroyInterruptsNothing(t *testing.T) {
 		h.Runtime.On("restore", step)
 		resumed := make(chan error)
 		go func() {
-			_, err := h.m.Resume(t.Context(), Operation{}, a, nil)
+			_, err := h.m.Resume(t.Context(), Operation{}, a, ResumeOptions{})
 			resumed <- err
 		}()
 		wait(t, arrived)
@@ -123,7 +123,7 @@ func TestDestroyIsTriedAgain(t *testing.T) {
 		}
 		_, err := h.m.Guest(a, "reach")
 		require.Equal(t, fault.FailedPrecondition, fault.KindOf(err))
-		_, err = h.m.Pause(t.Context(), Operation{}, a, "test")
+		_, err = h.m.Pause(t.Context(), Operation{}, a, PauseOptions{Reason: "test"})
 		require.Equal(t, fault.NotFound, fault.KindOf(err), "whoever comes next finishes it")
 		h.empty()
 
@@ -163,7 +163,7 @@ func TestStopWaitsForOperations(t *testing.T) {
 		h.Runtime.On("restore", starting)
 		errs := make(chan error, 2)
 		go func() {
-			_, err := h.m.Pause(t.Context(), Operation{}, a, "test")
+			_, err := h.m.Pause(t.Context(), Operation{}, a, PauseOptions{Reason: "test"})
 			errs <- err
 		}()
 		go func() {
@@ -180,7 +180,7 @@ func TestStopWaitsForOperations(t *testing.T) {
 			require.NotEmpty(t, fault.HintOf(err))
 		}
 		require.Equal(t, Running, h.state(a))
-		_, err := h.m.Resume(t.Context(), Operation{}, b, nil)
+		_, err := h.m.Resume(t.Context(), Operation{}, b, ResumeOptions{})
 		require.Equal(t, fault.Unavailable, fault.KindOf(err))
 		require.NoDirExists(t, h.Data.Sandbox(c).String())
 		h.Connect()
@@ -203,7 +203,7 @@ func TestWaitingForTheGateEndsWithTheCaller(t *testing.T) {
 		h.Runtime.On("capture", step)
 		paused := make(chan error)
 		go func() {
-			_, err := h.m.Pause(t.Context(), Operation{}, a, "test")
+			_, err := h.m.Pause(t.Context(), Operation{}, a, PauseOptions{Reason: "test"})
 			paused <- err
 		}()
 		wait(t, arrived)

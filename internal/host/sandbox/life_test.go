@@ -77,7 +77,7 @@ func TestCreateRefusesBadInput(t *testing.T) {
 		minus := -time.Second
 		_, err := h.m.SetIdleTimeout(t.Context(), Operation{}, a, minus)
 		require.Equal(t, fault.Invalid, fault.KindOf(err))
-		_, err = h.m.Resume(t.Context(), Operation{}, a, &minus)
+		_, err = h.m.Resume(t.Context(), Operation{}, a, ResumeOptions{Idle: &minus})
 		require.Equal(t, fault.Invalid, fault.KindOf(err))
 	})
 }
@@ -122,19 +122,19 @@ func TestOperationsAreAnsweredOnce(t *testing.T) {
 		_, err = h.m.Create(t.Context(), Operation{}, request(a), nil)
 		require.Equal(t, fault.AlreadyExists, fault.KindOf(err), "no id is no operation that was done")
 		for range 2 {
-			res, err := h.m.Pause(t.Context(), Operation{ID: "3", Generation: 1}, a, "test")
+			res, err := h.m.Pause(t.Context(), Operation{ID: "3", Generation: 1}, a, PauseOptions{Reason: "test"})
 			require.NoError(t, err)
 			require.EqualValues(t, 2, res.Generation)
 		}
 		for range 2 {
-			v, err := h.m.Resume(t.Context(), Operation{ID: "4", Generation: 2}, a, nil)
+			v, err := h.m.Resume(t.Context(), Operation{ID: "4", Generation: 2}, a, ResumeOptions{})
 			require.NoError(t, err)
 			require.EqualValues(t, 3, v.Generation)
 		}
 		// An older generation is refused, in the proto's words, and a Destroy of one before it
 		// interrupts anything.
 		for name, op := range map[string]func(Operation) error{
-			"pause":   func(op Operation) error { _, err := h.m.Pause(t.Context(), op, a, ""); return err },
+			"pause":   func(op Operation) error { _, err := h.m.Pause(t.Context(), op, a, PauseOptions{Reason: ""}); return err },
 			"timeout": func(op Operation) error { _, err := h.m.SetIdleTimeout(t.Context(), op, a, 0); return err },
 			"destroy": func(op Operation) error { return h.m.Destroy(t.Context(), op, a) },
 		} {
@@ -144,7 +144,7 @@ func TestOperationsAreAnsweredOnce(t *testing.T) {
 			require.NotEmpty(t, fault.HintOf(err), name)
 		}
 		h.restart()
-		v, err := h.m.Resume(t.Context(), Operation{ID: "4", Generation: 2}, a, nil)
+		v, err := h.m.Resume(t.Context(), Operation{ID: "4", Generation: 2}, a, ResumeOptions{})
 		require.NoError(t, err, "remembered over a restart")
 		require.EqualValues(t, 3, v.Generation)
 	})
@@ -224,7 +224,7 @@ func TestPauseThatFailsLeavesTheSandboxRunning(t *testing.T) {
 		h.Runtime.Note(h.uid(a), "kept")
 		for _, step := range []string{"guest.freeze", "freeze", "capture"} {
 			h.Runtime.Fail(step, 1, &os.PathError{Op: "write", Path: "x", Err: syscall.ENOSPC})
-			_, err := h.m.Pause(t.Context(), Operation{ID: step}, a, "test")
+			_, err := h.m.Pause(t.Context(), Operation{ID: step}, a, PauseOptions{Reason: "test"})
 			require.Error(t, err, step)
 			if step != "guest.freeze" {
 				require.Equal(t, fault.ResourceExhausted, fault.KindOf(err), step)
@@ -252,7 +252,7 @@ func TestPauseThatCannotBeUndone(t *testing.T) {
 		h.create(a)
 		h.Runtime.Fail("capture", 1, errors.New("capture broken"))
 		h.Runtime.Fail("guest.thaw", 1, errors.New("thaw broken"))
-		_, err := h.m.Pause(t.Context(), Operation{}, a, "test")
+		_, err := h.m.Pause(t.Context(), Operation{}, a, PauseOptions{Reason: "test"})
 		require.ErrorContains(t, err, "capture broken")
 		v, err := h.m.Get(a)
 		require.NoError(t, err)
@@ -263,7 +263,7 @@ func TestPauseThatCannotBeUndone(t *testing.T) {
 		require.Empty(t, h.Slots())
 		require.Empty(t, h.Runtime.Running())
 		require.Len(t, h.files("sandboxes/*/disk/live-0"), 1)
-		_, err = h.m.Pause(t.Context(), Operation{}, a, "test")
+		_, err = h.m.Pause(t.Context(), Operation{}, a, PauseOptions{Reason: "test"})
 		require.Contains(t, fault.HintOf(err), "roost rm "+a)
 		log, err := h.m.Console(a)
 		require.NoError(t, err)
@@ -280,7 +280,7 @@ func TestCommittedPauseCompletes(t *testing.T) {
 		h.create(a)
 		h.Runtime.Note(h.uid(a), "kept")
 		h.Runtime.Fail("stop", 1, errors.New("it does not die"))
-		_, err := h.m.Pause(t.Context(), Operation{}, a, "test")
+		_, err := h.m.Pause(t.Context(), Operation{}, a, PauseOptions{Reason: "test"})
 		require.ErrorContains(t, err, "it does not die")
 		require.Equal(t, Pausing, h.state(a))
 		require.Len(t, h.Slots(), 1, "what may still run keeps its slot and uid")
@@ -293,13 +293,13 @@ func TestCommittedPauseCompletes(t *testing.T) {
 
 		// The same when the journal cannot be written: the slot is not given back before that.
 		writable := h.unwritable(a)
-		_, err = h.m.Pause(t.Context(), Operation{}, a, "test")
+		_, err = h.m.Pause(t.Context(), Operation{}, a, PauseOptions{Reason: "test"})
 		require.Error(t, err)
 		require.Equal(t, Running, h.state(a), "the intent could not be written")
 		h.answers(a)
 		writable()
 		h.Runtime.On("stop", func(context.Context) error { writable = h.unwritable(a); return nil })
-		_, err = h.m.Pause(t.Context(), Operation{}, a, "test")
+		_, err = h.m.Pause(t.Context(), Operation{}, a, PauseOptions{Reason: "test"})
 		require.Error(t, err)
 		require.Equal(t, Pausing, h.state(a))
 		require.Len(t, h.Slots(), 1)
@@ -320,7 +320,7 @@ func TestFailedResumeLeavesThePausedState(t *testing.T) {
 		before := h.files("sandboxes/*/*/*")
 		for _, step := range []string{"compact", "restore", "record", "thaw", "guest.restore", "guest.thaw"} {
 			h.Runtime.Fail(step, 1, errors.New("broken on purpose"))
-			_, err := h.m.Resume(t.Context(), Operation{ID: step}, a, nil)
+			_, err := h.m.Resume(t.Context(), Operation{ID: step}, a, ResumeOptions{})
 			require.ErrorContains(t, err, "broken on purpose", step)
 			require.Equal(t, Paused, h.state(a), step)
 			require.EqualValues(t, 2, h.sandbox(a).journal().Generation, step)
@@ -329,18 +329,18 @@ func TestFailedResumeLeavesThePausedState(t *testing.T) {
 			require.Equal(t, before, h.files("sandboxes/*/*/*"), step)
 		}
 		h.Runtime.Fail("restore", 1, syscall.ENOSPC)
-		_, err := h.m.Resume(t.Context(), Operation{}, a, nil)
+		_, err := h.m.Resume(t.Context(), Operation{}, a, ResumeOptions{})
 		require.Equal(t, fault.ResourceExhausted, fault.KindOf(err))
 		require.Contains(t, fault.HintOf(err), "stays paused")
 		// One that cannot even be undone keeps slot and uid until it is.
 		h.Runtime.Fail("guest.restore", 1, errors.New("broken on purpose"))
 		h.Runtime.Fail("stop", 1, errors.New("it does not die"))
-		_, err = h.m.Resume(t.Context(), Operation{}, a, nil)
+		_, err = h.m.Resume(t.Context(), Operation{}, a, ResumeOptions{})
 		require.ErrorContains(t, err, "it does not die")
 		require.Equal(t, Resuming, h.state(a))
 		require.Len(t, h.Slots(), 1)
 		idle := time.Hour
-		v, err := h.m.Resume(t.Context(), Operation{}, a, &idle)
+		v, err := h.m.Resume(t.Context(), Operation{}, a, ResumeOptions{Idle: &idle})
 		require.NoError(t, err)
 		require.Equal(t, idle, v.IdleTimeout)
 		require.Len(t, h.Slots(), 1)

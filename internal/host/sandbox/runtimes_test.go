@@ -170,8 +170,8 @@ func TestALostRuntime(t *testing.T) {
 func (h *host) refusals(name string) map[string]error {
 	ctx := h.t.Context()
 	out := map[string]error{"reachable": h.m.Reachable(name, "reach")}
-	_, out["pause"] = h.m.Pause(ctx, Operation{}, name, "test")
-	_, out["resume"] = h.m.Resume(ctx, Operation{}, name, nil)
+	_, out["pause"] = h.m.Pause(ctx, Operation{}, name, PauseOptions{Reason: "test"})
+	_, out["resume"] = h.m.Resume(ctx, Operation{}, name, ResumeOptions{})
 	_, out["timeout"] = h.m.SetIdleTimeout(ctx, Operation{}, name, 0)
 	_, out["guest"] = h.m.Guest(name, "reach")
 	_, out["console"] = h.m.Console(name)
