@@ -46,6 +46,23 @@ func readStat(pid int) (stat, error) {
 	return stat{state: fields[stateField], startTime: start, exitCode: exit}, nil
 }
 
+// Stopped says why a process that has not ended does not run: "" when it does, or is gone. A
+// tracer that looks at a process for a moment is seen too.
+func (p *Process) Stopped() string {
+	st, err := readStat(p.PID)
+	if err != nil || st.startTime != p.StartTime || p.ended() {
+		return "" // the pid is another's, or nobody's
+	}
+	switch st.state {
+	case "T":
+		return "its process was stopped by a signal"
+	case "t":
+		return "its process is held by a debugger"
+	default:
+		return ""
+	}
+}
+
 // UID is the user that the process runs under now.
 func (p *Process) UID() (int, error) {
 	info, err := os.Stat(fmt.Sprintf("/proc/%d", p.PID))

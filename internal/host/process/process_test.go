@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -167,4 +168,31 @@ func TestTakeFD(t *testing.T) {
 	require.True(t, os.SameFile(null, got))
 	_, err = p.TakeFD(77)
 	require.Error(t, err)
+}
+
+func TestStopped(t *testing.T) {
+	t.Parallel()
+	p := start(t, "exec sleep 1000")
+	require.Empty(t, p.Stopped())
+	require.NoError(t, unix.Kill(p.PID, unix.SIGSTOP))
+	require.Eventually(t, func() bool { return p.Stopped() != "" }, time.Minute, time.Millisecond)
+	require.Equal(t, "its process was stopped by a signal", p.Stopped())
+	require.NoError(t, unix.Kill(p.PID, unix.SIGCONT))
+	require.Eventually(t, func() bool { return p.Stopped() == "" }, time.Minute, time.Millisecond)
+	require.NoError(t, p.Kill(t.Context()))
+	require.Empty(t, p.Stopped(), "one that has ended is not stopped")
+}
+
+// TestStoppedByADebugger holds it with ptrace from a thread of its own.
+func TestStoppedByADebugger(t *testing.T) {
+	t.Parallel()
+	p := start(t, "exec sleep 1000")
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	require.NoError(t, unix.PtraceSeize(p.PID))
+	require.NoError(t, unix.PtraceInterrupt(p.PID))
+	require.Eventually(t, func() bool { return p.Stopped() != "" }, time.Minute, time.Millisecond)
+	require.Equal(t, "its process is held by a debugger", p.Stopped())
+	require.NoError(t, unix.PtraceDetach(p.PID))
+	require.Eventually(t, func() bool { return p.Stopped() == "" }, time.Minute, time.Millisecond)
 }
