@@ -51,6 +51,8 @@ type journal struct {
 	// one being made by a pause.
 	Capture int `json:"capture,omitempty"`
 	Pending int `json:"pending,omitempty"`
+	// Snapshot names the stage of the snapshot or fork that is being made of it.
+	Snapshot string `json:"snapshot,omitempty"`
 
 	// BootID is the host's boot in which this was written: after another one nothing runs.
 	BootID string `json:"boot_id,omitempty"`

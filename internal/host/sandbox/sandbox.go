@@ -108,8 +108,9 @@ func (s *Sandbox) update(durable bool, change func(*journal)) error {
 	if next.State != s.j.State && !may(s.j.State, next.State) {
 		return fault.New(fault.Internal, "change", "sandbox "+s.j.ID, string(s.j.State)+" cannot become "+string(next.State))
 	}
-	// With a capture there is something that a power cut must not lose sight of.
-	if err := next.save(s.dir, durable || next.Capture != 0); err != nil {
+	// With a capture there is something that a power cut must not lose sight of, unless nobody was
+	// told of it yet.
+	if err := next.save(s.dir, durable || next.Capture != 0 && next.State != Creating); err != nil {
 		return err
 	}
 	s.j = next

@@ -24,6 +24,8 @@ const (
 // source is what a sandbox starts from: a capture, or (nil) a kernel.
 type source struct {
 	capture *runtime.Capture
+	// from is the capture whose disk a boot starts over; nil is the template's.
+	from *runtime.Capture
 	// controlToken is what the guest in the capture, or the one that boots, accepts first.
 	controlToken string
 	// A boot brings the guest agent in an initramfs, or as a program for the runtime to start.
@@ -77,6 +79,9 @@ func (m *Manager) claimSlot(ctx context.Context, s *Sandbox) (*network.Slot, err
 		return nil, err
 	}
 	s.attach(nil, slot, nil)
+	if err := failpoint.Hit("sandbox.start.acquired"); err != nil {
+		return nil, err
+	}
 	uid := m.cfg.UIDs.UID(slot.Index())
 	if !m.cfg.UIDs.Contains(uid) {
 		return nil, fault.New(fault.ResourceExhausted, "take", "uid for sandbox "+s.ID(), fmt.Sprintf("slot %d has none", slot.Index()))
@@ -96,7 +101,7 @@ func (m *Manager) launch(ctx context.Context, s *Sandbox, slot *network.Slot, sr
 	var in runtime.Instance
 	if src.capture == nil {
 		spec.Initrd, spec.Guest = src.initrd, src.guest
-		in, err = s.rt.Boot(ctx, spec, runtime.BootOptions{})
+		in, err = s.rt.Boot(ctx, spec, runtime.BootOptions{From: src.from})
 	} else {
 		in, err = s.rt.Restore(ctx, spec, *src.capture)
 	}
@@ -111,7 +116,8 @@ func (m *Manager) launch(ctx context.Context, s *Sandbox, slot *network.Slot, sr
 	if err != nil {
 		return err
 	}
-	return s.update(false, func(j *journal) { j.Instance = record })
+	err = s.update(false, func(j *journal) { j.Instance = record })
+	return errors.Join(err, failpoint.Hit("sandbox.start.recorded"))
 }
 
 // introduce makes the guest this sandbox: it runs, is told who it is, states the facts, and
@@ -141,10 +147,16 @@ func (m *Manager) introduce(ctx context.Context, s *Sandbox, in runtime.Instance
 		return explain(ctx, err)
 	}
 	clock.mark("handshake")
+	if err := failpoint.Hit("sandbox.start.greeted"); err != nil {
+		return err
+	}
 	if err := guest.Thaw(ctx, id.Generation); err != nil {
 		return explain(ctx, err)
 	}
 	clock.mark("thaw")
+	if err := failpoint.Hit("sandbox.start.thawed"); err != nil {
+		return err
+	}
 	return s.update(false, func(j *journal) { j.ControlToken = id.ControlToken })
 }
 
