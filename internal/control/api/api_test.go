@@ -71,11 +71,11 @@ func TestSandboxRoutes(t *testing.T) {
 
 	for _, f := range []func() (int, error){
 		func() (int, error) {
-			r, err := e.client.PauseSandboxWithResponse(ctx, sb.Id)
+			r, err := e.client.PauseSandboxWithResponse(ctx, sb.Id, v1.Pause{})
 			return r.StatusCode(), err
 		},
 		func() (int, error) {
-			r, err := e.client.PauseSandboxWithResponse(ctx, sb.Id)
+			r, err := e.client.PauseSandboxWithResponse(ctx, sb.Id, v1.Pause{})
 			return r.StatusCode(), err
 		},
 		func() (int, error) {
@@ -83,7 +83,7 @@ func TestSandboxRoutes(t *testing.T) {
 			return r.StatusCode(), err
 		},
 		func() (int, error) {
-			r, err := e.client.ResumeSandboxWithResponse(ctx, sb.Id)
+			r, err := e.client.ResumeSandboxWithResponse(ctx, sb.Id, v1.Resume{})
 			return r.StatusCode(), err
 		},
 	} {
@@ -252,7 +252,7 @@ func TestKindsBecomeStatuses(t *testing.T) {
 func TestPausedSandboxTakesNoCommands(t *testing.T) {
 	e := newEnv(t)
 	id := e.create()
-	_, err := e.client.PauseSandboxWithResponse(t.Context(), id)
+	_, err := e.client.PauseSandboxWithResponse(t.Context(), id, v1.Pause{})
 	require.NoError(t, err)
 	for _, r := range [][3]string{
 		{"POST", "/exec", `{"cmd":["true"]}`}, {"GET", "/files?path=/a", ""}, {"PUT", "/files?path=/a", "x"},

@@ -30,9 +30,9 @@ func BenchmarkPauseResume(b *testing.B) {
 	r, err := e.CreateSandboxWithResponse(b.Context(), nil, v1.CreateSandbox{})
 	require.NoError(b, err)
 	for b.Loop() {
-		_, err = e.PauseSandboxWithResponse(b.Context(), r.JSON201.Id)
+		_, err = e.PauseSandboxWithResponse(b.Context(), r.JSON201.Id, v1.Pause{})
 		require.NoError(b, err)
-		_, err = e.ResumeSandboxWithResponse(b.Context(), r.JSON201.Id)
+		_, err = e.ResumeSandboxWithResponse(b.Context(), r.JSON201.Id, v1.Resume{})
 		require.NoError(b, err)
 	}
 }

@@ -127,7 +127,7 @@ func TestStopIsBounded(t *testing.T) {
 		<-ctx.Done() // a host that never answers
 		return ctx.Err()
 	})
-	go func() { _, _ = c.PauseSandboxWithResponse(context.Background(), r.JSON201.Id) }()
+	go func() { _, _ = c.PauseSandboxWithResponse(context.Background(), r.JSON201.Id, v1.Pause{}) }()
 	<-entered
 	start := time.Now()
 	s.Stop()
