@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/roosthq/roost/internal/failpoint"
 	"github.com/roosthq/roost/internal/fault"
 	"github.com/roosthq/roost/internal/host/image"
 	"github.com/roosthq/roost/internal/host/paths"
@@ -32,17 +33,22 @@ type CreateRequest struct {
 // Report tells of a step that takes more than a moment.
 type Report func(step, detail string)
 
+// plan is a create that was checked: what will be made, of what, in what.
+type plan struct {
+	req CreateRequest
+	rt  runtime.Runtime
+	// template whose memory or kernel it starts from; nil when it starts from an origin.
+	template *image.Template
+	origin   *origin
+}
+
 // Create makes a sandbox and returns when it answers. A failed create leaves nothing, or, when
 // something of it would not go, a sandbox that is being destroyed.
 func (m *Manager) Create(ctx context.Context, op Operation, req CreateRequest, report Report) (View, error) {
 	if report == nil {
 		report = func(string, string) {}
 	}
-	rt, err := m.choose(req.Runtime)
-	if err != nil {
-		return View{}, err
-	}
-	template, err := m.checkCreate(&req)
+	p, err := m.plan(req)
 	if err != nil {
 		return View{}, err
 	}
@@ -51,10 +57,15 @@ func (m *Manager) Create(ctx context.Context, op Operation, req CreateRequest, r
 		return View{}, err
 	}
 	defer done()
+	return m.carryOut(ctx, op, p, report)
+}
+
+// carryOut makes a planned sandbox, or answers as before when the operation did it already.
+func (m *Manager) carryOut(ctx context.Context, op Operation, p plan, report Report) (View, error) {
 	for {
-		s, fresh := m.claimID(req, template, rt)
+		s, fresh := m.claimID(p)
 		if fresh {
-			return m.createFresh(ctx, s, op, req, template, report)
+			return m.createFresh(ctx, s, op, p, report)
 		}
 		view, gone, err := m.createAgain(ctx, s, op)
 		if !gone {
@@ -64,14 +75,14 @@ func (m *Manager) Create(ctx context.Context, op Operation, req CreateRequest, r
 }
 
 // createFresh makes the sandbox that claimID has just entered.
-func (m *Manager) createFresh(ctx context.Context, s *Sandbox, op Operation, req CreateRequest, t image.Template, report Report) (View, error) {
+func (m *Manager) createFresh(ctx context.Context, s *Sandbox, op Operation, p plan, report Report) (View, error) {
 	ctx, leave := s.begin(ctx)
 	defer leave()
-	if err := m.create(ctx, s, op, req, t, report); err != nil {
+	if err := m.create(ctx, s, op, p, report); err != nil {
 		err = classify(explain(ctx, err), "")
 		undoing, cancel := undo.Context(ctx)
 		defer cancel()
-		return View{}, fault.Wrap(errors.Join(err, m.destroy(undoing, s)), "create", "sandbox "+req.ID)
+		return View{}, fault.Wrap(errors.Join(err, m.destroy(undoing, s)), "create", "sandbox "+p.req.ID)
 	}
 	return s.View(), nil
 }
@@ -93,70 +104,109 @@ func (m *Manager) createAgain(ctx context.Context, s *Sandbox, op Operation) (_ 
 	return View{}, false, fault.New(fault.AlreadyExists, "create", "sandbox "+s.ID(), "the id is taken")
 }
 
-// checkCreate refuses bad input before anything is made.
-func (m *Manager) checkCreate(req *CreateRequest) (image.Template, error) {
-	bad := func(field string, value any, why string) error {
-		return fault.New(fault.Invalid, "create", "sandbox", fmt.Sprintf("%s is %v: %s", field, value, why))
+// plan refuses bad input before anything is made, and fills in what was left open.
+func (m *Manager) plan(req CreateRequest) (plan, error) {
+	if err := checkID(req.ID); err != nil {
+		return plan{}, err
 	}
-	if !idPattern.MatchString(req.ID) {
-		return image.Template{}, bad("sandbox_id", req.ID, "it must be 20 characters of a-z and 0-9")
+	if err := checkIdle("create", req.IdleTimeout); err != nil {
+		return plan{}, err
+	}
+	if req.Snapshot != "" {
+		return m.planSnapshot(req)
+	}
+	rt, err := m.choose(req.Runtime)
+	if err != nil {
+		return plan{}, err
 	}
 	template, err := m.cfg.Images.Template(req.Template)
 	if err != nil {
-		return image.Template{}, err
+		return plan{}, err
 	}
-	r := &req.Resources
-	if r.VCPUs == 0 {
-		r.VCPUs = DefaultVCPUs
+	fillIn(&req.Resources, runtime.Resources{VCPUs: DefaultVCPUs, MemoryMB: DefaultMemoryMB, DiskSizeMB: DefaultDiskSizeMB})
+	return plan{req: req, rt: rt, template: &template}, checkResources(req.Resources, template)
+}
+
+func badField(field string, value any, why string) *fault.Error {
+	return fault.New(fault.Invalid, "create", "sandbox", fmt.Sprintf("%s is %v: %s", field, value, why))
+}
+
+func checkID(id string) error {
+	if !idPattern.MatchString(id) {
+		return badField("sandbox_id", id, "it must be 20 characters of a-z and 0-9")
 	}
-	if r.MemoryMB == 0 {
-		r.MemoryMB = DefaultMemoryMB
+	return nil
+}
+
+// fillIn gives resources that were not asked for the value that they have by default.
+func fillIn(r *runtime.Resources, by runtime.Resources) {
+	for _, f := range []struct {
+		have *int
+		by   int
+	}{{&r.VCPUs, by.VCPUs}, {&r.MemoryMB, by.MemoryMB}, {&r.DiskSizeMB, by.DiskSizeMB}} {
+		if *f.have == 0 {
+			*f.have = f.by
+		}
 	}
-	if r.DiskSizeMB == 0 {
-		r.DiskSizeMB = DefaultDiskSizeMB
-	}
-	switch least := int((template.DiskBytes + 1<<20 - 1) >> 20); {
+}
+
+func checkResources(r runtime.Resources, t image.Template) error {
+	switch least := int((t.DiskBytes + 1<<20 - 1) >> 20); {
 	case r.VCPUs < 1 || r.VCPUs > 32:
-		return template, bad("vcpus", r.VCPUs, "it must be 1 to 32")
+		return badField("vcpus", r.VCPUs, "it must be 1 to 32")
 	case r.MemoryMB < 128 || r.MemoryMB > 65536 || r.MemoryMB%2 != 0:
-		return template, bad("memory_mb", r.MemoryMB, "it must be an even number from 128 to 65536")
+		return badField("memory_mb", r.MemoryMB, "it must be an even number from 128 to 65536")
 	case r.DiskSizeMB < least || r.DiskSizeMB > 1<<20:
-		return template, bad("disk_size_mb", r.DiskSizeMB, fmt.Sprintf("template %s needs at least %d, and 1048576 is the most", template.Name, least))
+		return badField("disk_size_mb", r.DiskSizeMB, fmt.Sprintf("template %s needs at least %d, and 1048576 is the most", t.Name, least))
 	}
-	return template, checkIdle("create", req.IdleTimeout)
+	return nil
 }
 
 // claimID puts a new sandbox into the map, with its gate taken; fresh is false when it was there.
-func (m *Manager) claimID(req CreateRequest, t image.Template, rt runtime.Runtime) (s *Sandbox, fresh bool) {
+func (m *Manager) claimID(p plan) (s *Sandbox, fresh bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if s, ok := m.all[req.ID]; ok {
+	if s, ok := m.all[p.req.ID]; ok {
 		return s, false
 	}
-	now := m.cfg.Clock()
-	s = newSandbox(m.cfg.Data.Sandbox(req.ID), journal{
-		Version: 1, ID: req.ID, State: Creating, Slot: noSlot, BootID: m.boot,
-		TemplateName: t.Name, Resources: req.Resources, DefaultUser: t.DefaultUser,
-		Template: bootable(t), Envs: req.Envs, IdleTimeout: req.IdleTimeout,
-		Runtime: rt.Name(), Isolation: rt.Isolation(),
-		MachineID: newMachineID(), AccessToken: newToken(),
-		CreatedAt: now, ActiveAt: now,
-	}, rt)
+	s = newSandbox(m.cfg.Data.Sandbox(p.req.ID), m.newJournal(p), p.rt)
 	s.gate <- struct{}{} // before anybody else can see it
-	m.all[req.ID] = s
+	m.all[p.req.ID] = s
 	return s, true
 }
 
+// newJournal is what is known of a sandbox before anything of it was made.
+func (m *Manager) newJournal(p plan) journal {
+	now := m.cfg.Clock()
+	j := journal{
+		Version: 1, ID: p.req.ID, State: Creating, Slot: noSlot, BootID: m.boot,
+		TemplateName: p.req.Template, Resources: p.req.Resources, Envs: p.req.Envs, IdleTimeout: p.req.IdleTimeout,
+		Runtime: p.rt.Name(), Isolation: p.rt.Isolation(),
+		MachineID: newMachineID(), AccessToken: newToken(),
+		CreatedAt: now, ActiveAt: now,
+	}
+	if p.origin != nil {
+		j.Template, j.DefaultUser = p.origin.man.Template, p.origin.man.DefaultUser
+		j.Generation = p.origin.man.Generation
+		return j
+	}
+	j.TemplateName, j.Template, j.DefaultUser = p.template.Name, bootable(*p.template), p.template.DefaultUser
+	return j
+}
+
 // create makes a sandbox; when it fails, the caller destroys what there is of it.
-func (m *Manager) create(ctx context.Context, s *Sandbox, op Operation, req CreateRequest, t image.Template, report Report) error {
+func (m *Manager) create(ctx context.Context, s *Sandbox, op Operation, p plan, report Report) error {
 	if err := makeDirs(s.dir); err != nil {
 		return err
 	}
 	if err := s.update(false, func(*journal) {}); err != nil {
 		return err
 	}
+	if err := failpoint.Hit("sandbox.create.journaled"); err != nil {
+		return err
+	}
 	clock := newStopwatch()
-	src, err := m.creationSource(ctx, s, req, t, report)
+	src, err := m.creationSource(ctx, s, p, report)
 	if err != nil {
 		return err
 	}
@@ -170,13 +220,16 @@ func (m *Manager) create(ctx context.Context, s *Sandbox, op Operation, req Crea
 	return m.settleRunning(s, op, clock, nil)
 }
 
-// creationSource is the template's warm memory, or a boot for what that cannot start.
-func (m *Manager) creationSource(ctx context.Context, s *Sandbox, req CreateRequest, t image.Template, report Report) (source, error) {
-	if !req.Cold && req.Resources.DiskSizeMB >= warmSize(s.rt, req.Resources, t).DiskSizeMB {
-		return m.warmSource(ctx, s.rt, req.Resources, t, report)
+// creationSource is the origin, the template's warm memory, or a boot for what that cannot start.
+func (m *Manager) creationSource(ctx context.Context, s *Sandbox, p plan, report Report) (source, error) {
+	if p.origin != nil {
+		return m.inherit(ctx, s, *p.origin, p.req.Cold)
+	}
+	if r := p.req.Resources; !p.req.Cold && r.DiskSizeMB >= warmSize(s.rt, r, *p.template).DiskSizeMB {
+		return m.warmSource(ctx, s.rt, r, *p.template, report)
 	}
 	report("boot", "booting a kernel")
-	return m.bootSource(s, t)
+	return m.bootSource(s, *p.template)
 }
 
 func makeDirs(dir paths.Sandbox) error {
@@ -202,6 +255,9 @@ func (m *Manager) settleRunning(s *Sandbox, op Operation, clock *stopwatch, idle
 			j.IdleTimeout = *idle
 		}
 	})
+	if err == nil {
+		err = failpoint.Hit("sandbox.settle.written")
+	}
 	if err != nil {
 		return err
 	}

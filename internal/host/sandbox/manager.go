@@ -57,6 +57,8 @@ type Manager struct {
 	all map[string]*Sandbox
 	// building holds the slots of templates' VMs, which no journal names.
 	building map[int]bool
+	// staging are the snapshots and forks in the making.
+	staging map[string]bool
 	// unreleased are slots that could not be given back yet.
 	unreleased []*network.Slot
 
@@ -74,7 +76,7 @@ func New(cfg Config) *Manager {
 	}
 	return &Manager{
 		cfg: cfg, log: cfg.Logger.With("component", "sandbox"),
-		all: map[string]*Sandbox{}, building: map[int]bool{}, boot: process.BootID(),
+		all: map[string]*Sandbox{}, building: map[int]bool{}, staging: map[string]bool{}, boot: process.BootID(),
 	}
 }
 
@@ -84,7 +86,7 @@ func (m *Manager) Start(ctx context.Context) error {
 	if err != nil || !ok {
 		return err
 	}
-	for _, dir := range []string{m.cfg.Data.Sandboxes(), m.cfg.Data.Trash()} {
+	for _, dir := range []string{m.cfg.Data.Sandboxes(), m.cfg.Data.Trash(), m.cfg.Data.Snapshots()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			m.Stop() // a second Start must not say that it runs
 			return fault.Wrap(err, "make", "sandbox directory")

@@ -22,6 +22,31 @@ type manifest struct {
 	Record     json.RawMessage `json:"record"`
 	// ControlToken is what the guest in the capture accepts.
 	ControlToken string `json:"control_token"`
+	// DiskOnly: there is no memory; it is booted from.
+	DiskOnly bool `json:"disk_only,omitempty"`
+
+	// What a sandbox that is made of the capture has of the one that it was taken of.
+	TemplateName string            `json:"template_name"`
+	Template     runtime.Template  `json:"template"`
+	Resources    runtime.Resources `json:"resources"`
+	DefaultUser  string            `json:"default_user,omitempty"`
+	Envs         map[string]string `json:"envs,omitempty"`
+	IdleTimeout  time.Duration     `json:"idle_timeout_ns"`
+	Isolation    runtime.Isolation `json:"isolation"`
+
+	// Frozen is how long the source of a snapshot stood still, Phases what taking it cost.
+	Frozen time.Duration   `json:"frozen_ns,omitempty"`
+	Phases []runtime.Phase `json:"phases,omitempty"`
+}
+
+// manifestOf is the manifest of a capture of a sandbox as it is now.
+func manifestOf(j journal, record json.RawMessage) manifest {
+	return manifest{
+		Version: manifestVersion, SandboxID: j.ID, Generation: j.Generation, CreatedAt: time.Now(),
+		Runtime: j.Runtime, Record: record, ControlToken: j.ControlToken,
+		TemplateName: j.TemplateName, Template: j.Template, Resources: j.Resources, DefaultUser: j.DefaultUser,
+		Envs: j.Envs, IdleTimeout: j.IdleTimeout, Isolation: j.Isolation,
+	}
 }
 
 const manifestVersion = 1

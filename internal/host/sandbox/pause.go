@@ -140,10 +140,7 @@ func (m *Manager) parentOf(s *Sandbox) *runtime.Capture {
 // publish writes the manifest and renames the capture into place.
 func (m *Manager) publish(s *Sandbox, stage string, record json.RawMessage) error {
 	j := s.journal()
-	err := writeManifest(stage, manifest{
-		Version: manifestVersion, SandboxID: j.ID, Generation: j.Generation, CreatedAt: m.cfg.Clock(),
-		Runtime: j.Runtime, Record: record, ControlToken: j.ControlToken,
-	})
+	err := writeManifest(stage, manifestOf(j, record))
 	if err != nil {
 		return err
 	}

@@ -26,11 +26,12 @@ const (
 
 // transitions is the one table of what may follow what. Destroying may follow everything.
 var transitions = map[State][]State{
-	Creating: {Running},
-	Running:  {Pausing, Failed},
-	Pausing:  {Paused, Running, Failed},
-	Paused:   {Resuming},
-	Resuming: {Running, Paused},
+	Creating:     {Running},
+	Running:      {Pausing, Failed, Snapshotting},
+	Snapshotting: {Running, Failed},
+	Pausing:      {Paused, Running, Failed},
+	Paused:       {Resuming},
+	Resuming:     {Running, Paused},
 }
 
 // may says whether a sandbox in state from may go to state to.
