@@ -160,6 +160,9 @@ type VM interface {
 	// Exited is closed when the process is gone; then Exit says why.
 	Exited() <-chan struct{}
 	Exit() Exit
+	// Stopped says why the process of a VM that is not gone does not run: a signal or a debugger
+	// holds it. "" is what any other says, a paused one too.
+	Stopped() string
 	// Detach lets go of the VM without ending it: the agent stops, the VM lives on.
 	Detach()
 	// Console returns the kept end of the guest's console (at most 1 MiB).

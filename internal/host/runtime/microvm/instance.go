@@ -231,4 +231,4 @@ func parentMap(parent *runtime.Capture) (*memory.Map, []string) {
 }
 
 // Stopped implements runtime.Instance.
-func (in *instance) Stopped() string { return "" }
+func (in *instance) Stopped() string { return in.vm.Stopped() }

@@ -289,13 +289,3 @@ func (r *Runtime) Trim(idle time.Duration) error {
 	_, err := r.cache.Evict(idle)
 	return err
 }
-
-// Link implements runtime.Runtime.
-func (r *Runtime) Link(context.Context, runtime.Capture, string, string) (json.RawMessage, error) {
-	return nil, fault.New(fault.Unimplemented, "link", "capture", "not yet")
-}
-
-// Salvage implements runtime.Runtime.
-func (r *Runtime) Salvage(context.Context, runtime.Spec, json.RawMessage, string) (json.RawMessage, error) {
-	return nil, fault.New(fault.Unimplemented, "salvage", "disk", "not yet")
-}

@@ -143,25 +143,37 @@ func (in *instance) goOn(ctx context.Context) error {
 // findTop is the disk that an adopted VM writes to, which a record written before a capture
 // does not name. The files that its process holds tell; the mode tells what a capture has.
 func (r *Runtime) findTop(t *top, spec runtime.Spec, rec instanceRecord, m vmm.Mapping) error {
-	dir, index := filepath.Dir(rec.Live.Path), rec.DiskIndex
-	if r.disk.LivePath(dir, index) != rec.Live.Path {
-		index = spec.DiskIndex // the record is of a version that had no others
-	}
+	index := firstIndex(r, spec, rec)
 	t.live, t.index = rec.Live, index
-	for live := rec.Live; ; {
-		index += tops
-		layer := disk.Layer{Path: live.Path, SizeBytes: live.SizeBytes}
-		live = disk.Live{Stack: live.Stack.With(layer), Path: r.disk.LivePath(dir, index), SizeBytes: live.SizeBytes}
-		if _, err := os.Stat(live.Path); err != nil {
-			break
-		}
-		if writes(m.PID, live.Path) {
-			t.live, t.index = live, index
+	for i, live := range r.chain(rec.Live, index) {
+		if i > 0 && writes(m.PID, live.Path) {
+			t.live, t.index = live, index+i*tops
 		}
 	}
 	sealed, err := isSealed(t.live.Path)
 	t.sealed = sealed
 	return err
+}
+
+// firstIndex is the index of the disk that a record names.
+func firstIndex(r *Runtime, spec runtime.Spec, rec instanceRecord) int {
+	if r.disk.LivePath(filepath.Dir(rec.Live.Path), rec.DiskIndex) != rec.Live.Path {
+		return spec.DiskIndex // the record is of a version that had no others
+	}
+	return rec.DiskIndex
+}
+
+// chain lists the disks of one start that exist, from live on: each stands on those before it.
+func (r *Runtime) chain(live disk.Live, index int) []disk.Live {
+	var out []disk.Live
+	dir := filepath.Dir(live.Path)
+	for fileExists(live.Path) {
+		out = append(out, live)
+		index += tops
+		layer := disk.Layer{Path: live.Path, SizeBytes: live.SizeBytes}
+		live = disk.Live{Stack: live.Stack.With(layer), Path: r.disk.LivePath(dir, index), SizeBytes: live.SizeBytes}
+	}
+	return out
 }
 
 // isSealed tells a layer from a live disk.

@@ -143,6 +143,9 @@ func (vm *VM) Kill(ctx context.Context) error {
 	}
 }
 
+// Stopped implements vmm.VM.
+func (vm *VM) Stopped() string { return vm.proc.Stopped() }
+
 // Detach implements vmm.VM.
 func (vm *VM) Detach() {
 	vm.detach.Do(func() {

@@ -50,6 +50,27 @@ func (s *suite) testExit(t *testing.T) {
 	requireNoSockets(t, m.cfg.Dir)
 }
 
+// testStopped: a VMM that a signal holds says so, a paused one does not, and it can be ended.
+func (s *suite) testStopped(t *testing.T) {
+	m := s.newMachine(t)
+	vm := s.boot(t, m)
+	m.reach(t)
+	require.Empty(t, vm.Stopped())
+	pid := vm.Handle().PID
+	require.NoError(t, unix.Kill(pid, unix.SIGSTOP))
+	require.Eventually(t, func() bool { return vm.Stopped() != "" }, answerTime, tick)
+	require.Contains(t, vm.Stopped(), "stopped by a signal")
+	require.NoError(t, unix.Kill(pid, unix.SIGCONT))
+	require.Eventually(t, func() bool { return vm.Stopped() == "" }, answerTime, tick)
+	m.reach(t)
+	require.NoError(t, vm.Pause(t.Context()))
+	require.Empty(t, vm.Stopped(), "paused is not stopped")
+	require.NoError(t, unix.Kill(pid, unix.SIGSTOP))
+	require.Eventually(t, func() bool { return vm.Stopped() != "" }, answerTime, tick)
+	require.NoError(t, vm.Kill(t.Context()), "a stopped one can be killed")
+	require.Empty(t, vm.Stopped(), "gone is not stopped")
+}
+
 func awaitExit(t testing.TB, vm vmm.VM) {
 	t.Helper()
 	select {

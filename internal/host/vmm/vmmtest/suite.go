@@ -37,6 +37,7 @@ func Run(t *testing.T, newDriver func(t testing.TB) vmm.Driver, fixtures Fixture
 		"SwitchRefused":    s.testSwitchRefused,
 		"Kill":             s.testKill,
 		"ExitFromOutside":  s.testExit,
+		"Stopped":          s.testStopped,
 		"GuestEnds":        s.testGuestEnds,
 		"Detach":           s.testDetach,
 		"AgentDies":        s.testAgentDies,
