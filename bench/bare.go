@@ -22,6 +22,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	v1 "github.com/roosthq/roost/api/gen/v1"
 	"github.com/roosthq/roost/bench/harness"
 )
 
@@ -477,7 +478,7 @@ var capturePhases = map[string]bool{"freeze": true, "state": true, "disk": true,
 // timedPause pauses and returns the seconds of the call and of its capture.
 func (s *server) timedPause(ctx context.Context, id string) (whole, capture float64, err error) {
 	began := time.Now()
-	resp, err := s.api.PauseSandboxWithResponse(ctx, id)
+	resp, err := s.api.PauseSandboxWithResponse(ctx, id, v1.PauseSandboxJSONRequestBody{})
 	whole = time.Since(began).Seconds()
 	if err != nil {
 		return 0, 0, err

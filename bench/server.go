@@ -158,7 +158,7 @@ func (s *server) execLike(ctx context.Context, id string, e v1.Exec) (string, er
 }
 
 func (s *server) pause(ctx context.Context, id string) error {
-	resp, err := s.api.PauseSandboxWithResponse(ctx, id)
+	resp, err := s.api.PauseSandboxWithResponse(ctx, id, v1.PauseSandboxJSONRequestBody{})
 	if err == nil && resp.JSON200 == nil {
 		err = fmt.Errorf("pause: %s", resp.Body)
 	}
@@ -166,7 +166,7 @@ func (s *server) pause(ctx context.Context, id string) error {
 }
 
 func (s *server) resume(ctx context.Context, id string) error {
-	resp, err := s.api.ResumeSandboxWithResponse(ctx, id)
+	resp, err := s.api.ResumeSandboxWithResponse(ctx, id, v1.ResumeSandboxJSONRequestBody{})
 	if err == nil && resp.JSON200 == nil {
 		err = fmt.Errorf("resume: %s", resp.Body)
 	}

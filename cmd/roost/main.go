@@ -18,5 +18,5 @@ func main() {
 		Version: version, LocalDoctor: localDoctor,
 		TemplateCommands: []*cobra.Command{templateBuildCommand()},
 	}
-	os.Exit(cli.Main(opts, upCommand(), uninstallCommand()))
+	os.Exit(cli.Main(opts, append(testCommands(), upCommand(), uninstallCommand())...))
 }

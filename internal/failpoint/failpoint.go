@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -36,24 +37,53 @@ func Hit(name string) error {
 	if !declared[name] {
 		panic("failpoint " + name + " is not declared")
 	}
+	switch armed(name) {
+	case "kill":
+		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		select {}
+	case "error":
+		return fmt.Errorf("failpoint %s", name)
+	}
+	return nil
+}
+
+// armed says what ROOST_FAILPOINTS wants of a point now; "" is nothing.
+func armed(name string) string {
 	for _, spec := range strings.Split(os.Getenv("ROOST_FAILPOINTS"), ",") {
+		if dir, found := strings.CutPrefix(spec, "@"); found {
+			if action := inDir(dir, name); action != "" {
+				return action
+			}
+			continue
+		}
 		point, action, _ := strings.Cut(spec, "=")
 		if point != name {
 			continue
 		}
-		if action == "kill" {
-			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
-			select {}
+		action, file, conditional := strings.Cut(action, "@")
+		if !conditional || exists(file) {
+			return action
 		}
-		if file, found := strings.CutPrefix(action, "error@"); found {
-			// Armed only while the file exists, so that a test can let a retry succeed.
-			if !exists(file) {
-				return nil
-			}
-		}
-		return fmt.Errorf("failpoint %s", name)
 	}
-	return nil
+	return ""
+}
+
+// inDir reads what a file of the point's name says. Of several that meet one "once", a single
+// one fails.
+func inDir(dir, name string) string {
+	file := filepath.Join(dir, name)
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		return ""
+	}
+	action := strings.TrimSpace(string(raw))
+	if action != "once" {
+		return action
+	}
+	if os.Remove(file) != nil {
+		return ""
+	}
+	return "error"
 }
 
 func exists(file string) bool {

@@ -13,6 +13,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// The points of these tests; x.y is nobody's.
+var _ = Declare("a.b.c", "x.y.z", "x.y", "other")
+
 const helper = "FAILPOINT_TEST_HELPER"
 
 func TestMain(m *testing.M) {
@@ -36,6 +39,33 @@ func TestErrorForms(t *testing.T) {
 	require.NoError(t, Hit("a.b.c"))
 	t.Setenv("ROOST_FAILPOINTS", "")
 	require.NoError(t, Hit("x.y.z"))
+}
+
+func TestFiles(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("ROOST_FAILPOINTS", "@"+dir)
+	require.NoError(t, Hit("x.y.z"))
+	arm := func(action string) {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "x.y.z"), []byte(action), 0o600))
+	}
+	arm("error")
+	require.EqualError(t, Hit("x.y.z"), "failpoint x.y.z")
+	require.Error(t, Hit("x.y.z"), "as long as the file is there")
+	require.NoError(t, Hit("a.b.c"))
+	arm("once")
+	require.Error(t, Hit("x.y.z"))
+	require.NoError(t, Hit("x.y.z"))
+	require.NoFileExists(t, filepath.Join(dir, "x.y.z"))
+}
+
+// TestDeclared: a point is declared once, and a step that hits one that is not is a mistake in the
+// program.
+func TestDeclared(t *testing.T) {
+	t.Parallel()
+	require.Contains(t, Names(), "a.b.c")
+	require.IsIncreasing(t, Names())
+	require.Panics(t, func() { Declare("a.b.c") })
+	require.Panics(t, func() { _ = Hit("never.declared.anywhere") })
 }
 
 func TestKillForm(t *testing.T) {

@@ -21,28 +21,42 @@ const root = "../.."
 
 var form = regexp.MustCompile(`^[a-z0-9]+(\.[a-z0-9]+){2}$`)
 
+// TestEveryFailpointIsDeclaredAndHit: the program lists what it declares, so a step that was
+// forgotten in either place fails here.
+func TestEveryFailpointIsDeclaredAndHit(t *testing.T) {
+	t.Parallel()
+	declared, hit := calls(t, "Declare"), calls(t, "Hit")
+	require.Greater(t, len(declared), 50)
+	for name, dir := range declared {
+		assert.Regexp(t, form, name, "PACKAGE.OPERATION.STEP")
+		assert.Contains(t, hit, name, "%s declares it, and no step hits it", dir)
+	}
+	for name, dir := range hit {
+		assert.Contains(t, declared, name, "a step in %s hits it, and nobody declares it", dir)
+	}
+}
+
 // TestEveryFailpointHasATest: a step that is given a name without a test that uses it fails here.
-// The real binary is killed at each of the state machine's, which are written out there; the
-// others are used by the real binary's tests or their package's.
+// The state machine's are rows of test/e2e's tables, at each of which the real binary is killed
+// (that the tables have all that the binary lists is seen to there); the others are used by their
+// package's tests or the real binary's.
 func TestEveryFailpointHasATest(t *testing.T) {
 	t.Parallel()
-	names := failpoints(t)
-	require.Greater(t, len(names), 15)
 	e2e := tests(t, "test/e2e")
-	killed, err := os.ReadFile(filepath.Join(root, "test/e2e/crash_test.go"))
+	table, err := os.ReadFile(filepath.Join(root, "test/e2e/crash_test.go"))
 	require.NoError(t, err)
-	for name, dir := range names {
-		require.Regexp(t, form, name, "PACKAGE.OPERATION.STEP")
+	for name, dir := range calls(t, "Declare") {
 		where, what := e2e+tests(t, dir), name
 		if strings.HasPrefix(name, "sandbox.") {
-			where, what = string(killed), strconv.Quote(name)
+			where, what = string(table), strconv.Quote(name)
 		}
 		assert.True(t, strings.Contains(where, what), "failpoint %s of %s is used by no test", name, dir)
 	}
 }
 
-// failpoints are the names in the non-test sources, each with its package's directory.
-func failpoints(t *testing.T) map[string]string {
+// calls are the names that a function of this package is called with in the non-test sources, each
+// with its package's directory.
+func calls(t *testing.T, function string) map[string]string {
 	t.Helper()
 	found := map[string]string{}
 	each(t, "internal", func(path string) {
@@ -51,27 +65,32 @@ func failpoints(t *testing.T) map[string]string {
 		}
 		file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
 		require.NoError(t, err)
+		dir, err := filepath.Rel(root, filepath.Dir(path))
+		require.NoError(t, err)
 		ast.Inspect(file, func(n ast.Node) bool {
-			call, ok := n.(*ast.CallExpr)
-			if !ok || !isHit(call.Fun) {
-				return true
+			if call, ok := n.(*ast.CallExpr); ok && isCall(call.Fun, function) {
+				for _, arg := range call.Args {
+					found[literal(t, path, arg)] = dir
+				}
 			}
-			arg, ok := call.Args[0].(*ast.BasicLit)
-			require.True(t, ok, "%s: a failpoint's name must be written out", path)
-			name, err := strconv.Unquote(arg.Value)
-			require.NoError(t, err)
-			dir, err := filepath.Rel(root, filepath.Dir(path))
-			require.NoError(t, err)
-			found[name] = dir
 			return true
 		})
 	})
 	return found
 }
 
-func isHit(fun ast.Expr) bool {
+func literal(t *testing.T, path string, arg ast.Expr) string {
+	t.Helper()
+	lit, ok := arg.(*ast.BasicLit)
+	require.True(t, ok, "%s: a failpoint's name must be written out", path)
+	name, err := strconv.Unquote(lit.Value)
+	require.NoError(t, err)
+	return name
+}
+
+func isCall(fun ast.Expr, function string) bool {
 	sel, ok := fun.(*ast.SelectorExpr)
-	if !ok || sel.Sel.Name != "Hit" {
+	if !ok || sel.Sel.Name != function {
 		return false
 	}
 	pkg, ok := sel.X.(*ast.Ident)
