@@ -241,9 +241,9 @@ func makeDirs(dir paths.Sandbox) error {
 	return nil
 }
 
-// settleRunning writes down that the sandbox runs; with that its start is done. A nil idle
-// leaves the timeout as it is.
-func (m *Manager) settleRunning(s *Sandbox, op Operation, clock *stopwatch, idle *time.Duration) error {
+// settleRunning writes down that the sandbox runs; with that its start is done. change is what
+// else its journal says from then on; nil is nothing.
+func (m *Manager) settleRunning(s *Sandbox, op Operation, clock *stopwatch, change func(*journal)) error {
 	now := m.cfg.Clock()
 	s.touch(now)
 	err := s.update(false, func(j *journal) {
@@ -251,8 +251,8 @@ func (m *Manager) settleRunning(s *Sandbox, op Operation, clock *stopwatch, idle
 		j.Generation++
 		j.note(op.ID)
 		j.ActiveAt, j.Phases = now, clock.phases
-		if idle != nil {
-			j.IdleTimeout = *idle
+		if change != nil {
+			change(j)
 		}
 	})
 	if err == nil {

@@ -66,7 +66,11 @@ func (m *Manager) resume(ctx context.Context, s *Sandbox, op Operation, idle *ti
 		err = failpoint.Hit("sandbox.resume.started")
 	}
 	if err == nil {
-		err = m.settleRunning(s, op, clock, idle)
+		err = m.settleRunning(s, op, clock, func(j *journal) {
+			if idle != nil {
+				j.IdleTimeout = *idle
+			}
+		})
 	}
 	if err == nil {
 		return nil
