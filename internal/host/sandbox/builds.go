@@ -54,6 +54,15 @@ func (m *Manager) needed(rt runtime.Runtime, keeper runtime.Keeper) (map[string]
 			}
 		}
 	}
+	snapshots, err := m.snapshotsOf(rt.Name())
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range snapshots {
+		if err := add(rt.Files(c)); err != nil {
+			return nil, err
+		}
+	}
 	warm, err := m.warmOf(rt)
 	if err != nil {
 		return nil, err
@@ -77,6 +86,26 @@ func capturesOf(s *Sandbox, name string) ([]runtime.Capture, error) {
 		c, man, err := readCapture(dir)
 		switch {
 		case errors.Is(err, os.ErrNotExist): // superseded: its manifest goes first, or with the rest
+		case err != nil:
+			return nil, err
+		case man.Runtime == name:
+			out = append(out, c)
+		}
+	}
+	return out, nil
+}
+
+// snapshotsOf are the snapshots that a runtime made.
+func (m *Manager) snapshotsOf(name string) ([]runtime.Capture, error) {
+	ids, err := m.snapshotIDs()
+	if err != nil {
+		return nil, err
+	}
+	var out []runtime.Capture
+	for _, id := range ids {
+		c, man, err := readCapture(m.cfg.Data.Snapshot(id))
+		switch {
+		case errors.Is(err, os.ErrNotExist): // deleted since
 		case err != nil:
 			return nil, err
 		case man.Runtime == name:

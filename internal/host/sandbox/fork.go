@@ -114,12 +114,12 @@ func (m *Manager) fork(ctx context.Context, s *Sandbox, op Operation, req ForkRe
 	}
 	out.Phases = clock.phases
 	if err != nil {
-		err = errors.Join(err, m.destroyForks(ctx, req.Forks))
+		err = errors.Join(err, m.destroyForks(ctx, out.Sandboxes))
 	}
 	return out, done(ctx, err)
 }
 
-// makeForks starts them all, some at once.
+// makeForks starts them all, some at once. With an error the views are of those that it made.
 func (m *Manager) makeForks(ctx context.Context, s *Sandbox, o origin, req ForkRequest) ([]View, error) {
 	idle := s.journal().IdleTimeout
 	if req.Idle != nil {
@@ -141,7 +141,7 @@ func (m *Manager) makeForks(ctx context.Context, s *Sandbox, o origin, req ForkR
 }
 
 // destroyForks takes back those that were made when not all could be.
-func (m *Manager) destroyForks(ctx context.Context, forks []Fork) error {
+func (m *Manager) destroyForks(ctx context.Context, made []View) error {
 	ctx, cancel := undo.Context(ctx)
 	defer cancel()
 	var (
@@ -149,9 +149,12 @@ func (m *Manager) destroyForks(ctx context.Context, forks []Fork) error {
 		errs []error
 		wg   sync.WaitGroup
 	)
-	for _, f := range forks {
+	for _, v := range made {
+		if v.ID == "" {
+			continue // a create that failed has left nothing, and a taken id is somebody else's
+		}
 		wg.Go(func() {
-			if err := m.Destroy(ctx, Operation{}, f.ID); err != nil {
+			if err := m.Destroy(ctx, Operation{}, v.ID); err != nil {
 				mu.Lock()
 				defer mu.Unlock()
 				errs = append(errs, err)

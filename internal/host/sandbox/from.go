@@ -112,9 +112,12 @@ func originError(err error) error {
 
 // captureSource is how a sandbox starts from its current capture: by its memory, or by a boot
 // from its disk.
-func (m *Manager) captureSource(_ context.Context, s *Sandbox, cold bool) (source, error) {
+func (m *Manager) captureSource(ctx context.Context, s *Sandbox, cold bool) (source, error) {
 	j := s.journal()
 	c, man, err := readCapture(s.dir.Capture(j.Capture))
+	if err == nil {
+		c, err = m.compact(ctx, s, c, man)
+	}
 	if err != nil {
 		return source{}, err
 	}
