@@ -478,6 +478,9 @@ type Template struct {
 	Parent *string  `json:"parent,omitempty"`
 	Phases *[]Phase `json:"phases,omitempty"`
 
+	// Reason Why it is in this state.
+	Reason *string `json:"reason,omitempty"`
+
 	// Runtime The runtime that its memory needs.
 	Runtime *string `json:"runtime,omitempty"`
 
@@ -485,8 +488,11 @@ type Template struct {
 	SizeBytes int64 `json:"size_bytes"`
 
 	// SourceSandboxId The sandbox that it was taken of.
-	SourceSandboxId *string      `json:"source_sandbox_id,omitempty"`
-	Type            TemplateType `json:"type"`
+	SourceSandboxId *string `json:"source_sandbox_id,omitempty"`
+
+	// State creating, ready, deleting or lost (the host has it no more). Only ready ones start sandboxes.
+	State *string      `json:"state,omitempty"`
+	Type  TemplateType `json:"type"`
 
 	// Vcpus What a sandbox of it has unless it asks for another; snapshots and templates with memory.
 	Vcpus *int `json:"vcpus,omitempty"`
@@ -978,7 +984,7 @@ type ClientInterface interface {
 	// Corresponds with GET /v1/snapshots/{name} (the `GetSnapshot` operationId).
 	GetSnapshot(ctx context.Context, name string, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// ListTemplates Templates.
+	// ListTemplates Templates and snapshots, newest first.
 	//
 	// Corresponds with GET /v1/templates (the `ListTemplates` operationId).
 	ListTemplates(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -1640,7 +1646,7 @@ func (c *Client) GetSnapshot(ctx context.Context, name string, reqEditors ...Req
 	return c.Client.Do(req)
 }
 
-// ListTemplates Templates.
+// ListTemplates Templates and snapshots, newest first.
 //
 // Corresponds with GET /v1/templates (the `ListTemplates` operationId).
 func (c *Client) ListTemplates(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -3672,7 +3678,7 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET /v1/snapshots/{name} (the `GetSnapshot` operationId).
 	GetSnapshotWithResponse(ctx context.Context, name string, reqEditors ...RequestEditorFn) (*GetSnapshotResponse, error)
 
-	// ListTemplatesWithResponse Templates.
+	// ListTemplatesWithResponse Templates and snapshots, newest first.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -5791,7 +5797,7 @@ func (c *ClientWithResponses) GetSnapshotWithResponse(ctx context.Context, name 
 	return ParseGetSnapshotResponse(rsp)
 }
 
-// ListTemplatesWithResponse Templates.
+// ListTemplatesWithResponse Templates and snapshots, newest first.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -7036,7 +7042,7 @@ type ServerInterface interface {
 	// GetSnapshot One snapshot.
 	// (GET /v1/snapshots/{name})
 	GetSnapshot(w http.ResponseWriter, r *http.Request, name string)
-	// ListTemplates Templates.
+	// ListTemplates Templates and snapshots, newest first.
 	// (GET /v1/templates)
 	ListTemplates(w http.ResponseWriter, r *http.Request)
 	// CreateTemplate Make a base template of a sandbox or a snapshot.
@@ -7234,7 +7240,7 @@ func (_ Unimplemented) GetSnapshot(w http.ResponseWriter, r *http.Request, name 
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
-// ListTemplates Templates.
+// ListTemplates Templates and snapshots, newest first.
 // (GET /v1/templates)
 func (_ Unimplemented) ListTemplates(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNotImplemented)
@@ -10062,7 +10068,7 @@ type StrictServerInterface interface {
 	// GetSnapshot One snapshot.
 	// (GET /v1/snapshots/{name})
 	GetSnapshot(ctx context.Context, request GetSnapshotRequestObject) (GetSnapshotResponseObject, error)
-	// ListTemplates Templates.
+	// ListTemplates Templates and snapshots, newest first.
 	// (GET /v1/templates)
 	ListTemplates(ctx context.Context, request ListTemplatesRequestObject) (ListTemplatesResponseObject, error)
 	// CreateTemplate Make a base template of a sandbox or a snapshot.
