@@ -99,24 +99,26 @@ func (m *Manager) forkedBefore(s *Sandbox, req ForkRequest) (ForkResult, error) 
 func (m *Manager) fork(ctx context.Context, s *Sandbox, op Operation, req ForkRequest) (ForkResult, error) {
 	clock := newStopwatch()
 	// No snapshot has the id of a sandbox: the stage's name is nobody else's.
-	o, done, err := m.takeOrigin(ctx, s, op, req.Forks[0].ID, runtimes.CaptureOptions{}, clock)
+	o, release, err := m.takeOrigin(ctx, s, op, req.Forks[0].ID, runtimes.CaptureOptions{}, clock)
 	if err != nil {
 		return ForkResult{}, err
 	}
+	defer release()
 	out := ForkResult{Frozen: o.man.Frozen}
 	if err = failpoint.Hit("sandbox.fork.captured"); err == nil {
-		// They are of the same template and, in the tree, of the same parent as the source.
 		out.Sandboxes, err = m.makeForks(ctx, s, o, req)
 		clock.mark("start")
 	}
 	if err == nil {
 		err = failpoint.Hit("sandbox.fork.made")
 	}
-	out.Phases = clock.phases
 	if err != nil {
-		err = errors.Join(err, m.destroyForks(ctx, out.Sandboxes))
+		err = classify(err, meanwhile(s.journal().State))
+		return ForkResult{}, errors.Join(err, m.destroyForks(ctx, out.Sandboxes))
 	}
-	return out, done(ctx, err)
+	m.noteOperation(s, op)
+	out.Phases = clock.phases
+	return out, nil
 }
 
 // makeForks starts them all, some at once. With an error the views are of those that it made.

@@ -47,12 +47,16 @@ type journal struct {
 	// DiskIndex names the live disk; the next start uses the next number.
 	DiskIndex int             `json:"disk_index"`
 	Instance  json.RawMessage `json:"instance,omitempty"`
+	// Booted: the instance was booted, so that no capture's memory is a part of its own.
+	Booted bool `json:"booted,omitempty"`
+	// Last is the record of the instance that a failed or lost sandbox had.
+	Last json.RawMessage `json:"last,omitempty"`
+	// Was is the state that a resume which fails goes back to; empty is paused.
+	Was State `json:"was,omitempty"`
 	// Capture is the published capture that a resume starts from; 0 for none. Pending is the
 	// one being made by a pause.
 	Capture int `json:"capture,omitempty"`
 	Pending int `json:"pending,omitempty"`
-	// Snapshot names the stage of the snapshot or fork that is being made of it.
-	Snapshot string `json:"snapshot,omitempty"`
 
 	// BootID is the host's boot in which this was written: after another one nothing runs.
 	BootID string `json:"boot_id,omitempty"`

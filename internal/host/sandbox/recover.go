@@ -24,6 +24,9 @@ func (m *Manager) recover(ctx context.Context) error {
 	if err := m.emptyTrash(); err != nil {
 		m.log.Error("empty trash", "error", err)
 	}
+	if err := m.dropSnapshotStages(); err != nil {
+		m.log.Error("drop snapshots in the making", "error", err)
+	}
 	entries, err := os.ReadDir(m.cfg.Data.Sandboxes())
 	if err != nil {
 		return fault.Wrap(err, "list", "sandbox directories")

@@ -69,20 +69,39 @@ func checkSnapshotID(id string) error {
 
 // snapshot takes one of a sandbox whose gate is held, and publishes it.
 func (m *Manager) snapshot(ctx context.Context, s *Sandbox, op Operation, id string, opts runtime.CaptureOptions) error {
-	clock := newStopwatch()
-	o, done, err := m.takeOrigin(ctx, s, op, id, opts, clock)
+	o, release, err := m.takeOrigin(ctx, s, op, id, opts, newStopwatch())
 	if err != nil {
 		return err
 	}
-	stage := m.cfg.Data.SnapshotStage(id)
-	err = m.publishSnapshot(stage, m.cfg.Data.Snapshot(id), o.man)
-	return done(ctx, err)
+	defer release()
+	err = m.publishSnapshot(m.cfg.Data.SnapshotStage(id), m.cfg.Data.Snapshot(id), o.man)
+	if err != nil {
+		return classify(err, meanwhile(s.journal().State))
+	}
+	m.noteOperation(s, op)
+	return failpoint.Hit("sandbox.snapshot.written")
 }
 
-// takeOrigin makes the stage of a snapshot or a fork hold all that a new sandbox needs of s,
-// which runs on or stays paused. done ends it: it settles the sandbox and removes what is left
-// of the stage; its error is what became of the whole.
-func (m *Manager) takeOrigin(ctx context.Context, s *Sandbox, op Operation, id string, opts runtime.CaptureOptions, clock *stopwatch) (_ origin, done func(context.Context, error) error, _ error) {
+// meanwhile is for errors: what the source of a snapshot does.
+func meanwhile(state State) string {
+	if state == Paused {
+		return "the sandbox stays paused: "
+	}
+	return "the sandbox still runs: "
+}
+
+// noteOperation remembers an operation that changes nothing else of the sandbox. When that
+// cannot be written down, a repetition finds what the operation made.
+func (m *Manager) noteOperation(s *Sandbox, op Operation) {
+	if err := s.update(false, func(j *journal) { j.note(op.ID) }); err != nil {
+		m.log.Warn("an operation is not written down", "sandbox", s.ID(), "operation", op.ID, "error", err)
+	}
+}
+
+// takeOrigin makes the stage of an id hold all that a new sandbox needs of s, whose gate is held,
+// and which runs on or stays paused. When it fails, all is as it was; else release removes what
+// is left of the stage.
+func (m *Manager) takeOrigin(ctx context.Context, s *Sandbox, op Operation, id string, opts runtime.CaptureOptions, clock *stopwatch) (_ origin, release func(), err error) {
 	j := s.journal()
 	if err := fence(j, op); err != nil {
 		return origin{}, nil, err
@@ -90,28 +109,23 @@ func (m *Manager) takeOrigin(ctx context.Context, s *Sandbox, op Operation, id s
 	if j.State != Running && j.State != Paused {
 		return origin{}, nil, need(j.ID, j.State, Running, "snapshot")
 	}
-	release := m.stage(id)
-	done = func(ctx context.Context, err error) error {
-		defer release()
-		return m.endSnapshot(ctx, s, op, err)
-	}
+	release = m.stage(id)
+	defer func() {
+		if err != nil {
+			release()
+			err = classify(err, meanwhile(s.journal().State))
+		}
+	}()
 	stage := m.cfg.Data.SnapshotStage(id)
 	if err := errors.Join(os.RemoveAll(stage), os.MkdirAll(stage, 0o700)); err != nil {
-		release()
 		return origin{}, nil, fault.Wrap(err, "make", "snapshot directory")
 	}
-	o, err := m.copyState(ctx, s, id, stage, opts, clock)
-	if err != nil {
-		if j.State == Paused {
-			err = errors.Join(err, os.RemoveAll(stage))
-		}
-		return origin{}, nil, done(ctx, err)
-	}
-	return o, done, nil
+	o, err := m.copyState(ctx, s, stage, opts, clock)
+	return o, release, err
 }
 
 // copyState fills the stage from a running sandbox's present state, or a paused one's capture.
-func (m *Manager) copyState(ctx context.Context, s *Sandbox, id, stage string, opts runtime.CaptureOptions, clock *stopwatch) (origin, error) {
+func (m *Manager) copyState(ctx context.Context, s *Sandbox, stage string, opts runtime.CaptureOptions, clock *stopwatch) (origin, error) {
 	var (
 		o   origin
 		err error
@@ -119,7 +133,7 @@ func (m *Manager) copyState(ctx context.Context, s *Sandbox, id, stage string, o
 	if j := s.journal(); j.State == Paused {
 		o, err = pausedOrigin(s.dir.Capture(j.Capture), j)
 	} else {
-		o, err = m.captureRunning(ctx, s, id, stage, opts, clock)
+		o, err = m.captureRunning(ctx, s, stage, opts, clock)
 	}
 	if err != nil {
 		return origin{}, err
@@ -143,27 +157,21 @@ func pausedOrigin(dir string, j journal) (origin, error) {
 	return origin{capture: c, man: man}, err
 }
 
-// captureRunning saves a running sandbox, which stands still for no longer than that takes.
-func (m *Manager) captureRunning(ctx context.Context, s *Sandbox, id, stage string, opts runtime.CaptureOptions, clock *stopwatch) (origin, error) {
-	err := s.update(false, func(j *journal) { j.State, j.Snapshot = Snapshotting, id })
-	if err != nil {
-		return origin{}, err
-	}
-	if err := failpoint.Hit("sandbox.snapshot.marked"); err != nil {
+// captureRunning saves a running sandbox, which stands still for no longer than that takes: when
+// it returns, the sandbox runs again, whoever gave up waiting.
+func (m *Manager) captureRunning(ctx context.Context, s *Sandbox, stage string, opts runtime.CaptureOptions, clock *stopwatch) (origin, error) {
+	if err := s.update(false, func(j *journal) { j.State = Snapshotting }); err != nil {
 		return origin{}, err
 	}
 	began := time.Now()
 	record, err := m.freezeAndCapture(ctx, s, stage, opts, clock)
+	if e := m.finishSnapshot(ctx, s); e != nil {
+		return origin{}, errors.Join(err, e)
+	}
+	clock.mark("thaw")
 	if err != nil {
 		return origin{}, err
 	}
-	// Whoever gives up waiting for the snapshot: the sandbox runs on first.
-	thawing, cancel := undo.Context(ctx)
-	defer cancel()
-	if err := m.thaw(thawing, s); err != nil {
-		return origin{}, err
-	}
-	clock.mark("thaw")
 	man := manifestOf(s.journal(), record)
 	man.Frozen, man.DiskOnly = time.Since(began), opts.DiskOnly
 	return origin{capture: runtime.Capture{Dir: stage, Record: record}, man: man}, failpoint.Hit("sandbox.snapshot.thawed")
@@ -172,7 +180,7 @@ func (m *Manager) captureRunning(ctx context.Context, s *Sandbox, id, stage stri
 func (m *Manager) freezeAndCapture(ctx context.Context, s *Sandbox, stage string, opts runtime.CaptureOptions, clock *stopwatch) (json.RawMessage, error) {
 	in, _, guest := s.parts()
 	ctx = untilExit(ctx, in)
-	if err := guest.Freeze(ctx, freezeSync); err != nil {
+	if err := errors.Join(failpoint.Hit("sandbox.snapshot.marked"), guest.Freeze(ctx, freezeSync)); err != nil {
 		return nil, explain(ctx, err)
 	}
 	guest.CloseIdle()
@@ -194,17 +202,38 @@ func (m *Manager) freezeAndCapture(ctx context.Context, s *Sandbox, stage string
 	return record, failpoint.Hit("sandbox.snapshot.captured")
 }
 
+// How often, and how far apart, a thaw is tried: giving up ends the sandbox.
+const (
+	thawTries = 3
+	thawWait  = 100 * time.Millisecond
+)
+
 // thaw lets a frozen sandbox run: its machine, then its user processes. Idempotent.
 func (m *Manager) thaw(ctx context.Context, s *Sandbox) error {
-	in, _, guest := s.parts()
+	in, _, _ := s.parts()
 	if in == nil {
 		return fault.New(fault.NotFound, "thaw", "sandbox", "nothing of it runs")
 	}
 	ctx = untilExit(ctx, in)
-	if err := in.Thaw(ctx); err != nil {
-		return explain(ctx, err)
+	for try := 1; ; try++ {
+		err := s.tryThaw(ctx)
+		if err == nil || try == thawTries {
+			return explain(ctx, err)
+		}
+		select {
+		case <-ctx.Done():
+			return explain(ctx, err)
+		case <-time.After(thawWait):
+		}
 	}
-	return explain(ctx, guest.Thaw(ctx, s.journal().Generation))
+}
+
+func (s *Sandbox) tryThaw(ctx context.Context) error {
+	in, _, guest := s.parts()
+	if err := in.Thaw(ctx); err != nil {
+		return err
+	}
+	return guest.Thaw(ctx, s.journal().Generation)
 }
 
 // publishSnapshot makes a staged snapshot one: the rename is the commit point.
@@ -226,47 +255,24 @@ func (m *Manager) publishSnapshot(stage, dir string, man manifest) error {
 	return failpoint.Hit("sandbox.snapshot.published")
 }
 
-// endSnapshot lets the source of a snapshot or fork be what it was. cause is why there is none.
-func (m *Manager) endSnapshot(ctx context.Context, s *Sandbox, op Operation, cause error) error {
-	ctx, cancel := undo.Context(ctx)
-	defer cancel()
-	meanwhile := "the sandbox stays paused: "
-	if s.journal().State != Paused {
-		meanwhile = "the sandbox still runs: "
-		if err := m.finishSnapshot(ctx, s); err != nil {
-			return errors.Join(classify(cause, ""), err)
-		}
-	}
-	if cause != nil {
-		return classify(cause, meanwhile)
-	}
-	if err := s.update(s.journal().State == Paused, func(j *journal) { j.note(op.ID) }); err != nil {
-		m.log.Warn("a snapshot's end is not written down", "sandbox", s.ID(), "error", err)
-	}
-	return failpoint.Hit("sandbox.snapshot.written")
-}
-
 // finishSnapshot lets the source of a snapshot, whatever became of that, run on. A source that
 // cannot be thawed is failed, with its disk kept.
 func (m *Manager) finishSnapshot(ctx context.Context, s *Sandbox) error {
 	ctx, cancel := undo.Context(ctx)
 	defer cancel()
-	m.dropSnapshotStage(s.journal().Snapshot)
 	if err := m.thaw(ctx, s); err != nil {
 		reason := "it could not be thawed after a snapshot: " + fault.Message(err)
 		return errors.Join(err, m.fail(ctx, s, reason))
 	}
-	settle := func(j *journal) { j.State, j.Snapshot = Running, "" }
-	// Its disk may be another one by now.
 	in, _, _ := s.parts()
-	record, err := in.Record()
-	err = errors.Join(err, s.update(false, func(j *journal) {
-		settle(j)
-		if record != nil {
+	record, err := in.Record() // its disk may be another one by now
+	settle := func(j *journal) {
+		j.State = Running
+		if err == nil {
 			j.Instance = record
 		}
-	}))
-	if err != nil {
+	}
+	if err := errors.Join(err, s.update(false, settle)); err != nil {
 		// It runs, whatever its journal says; after a crash it is thawed.
 		m.log.Warn("a snapshot's end is not written down", "sandbox", s.ID(), "error", err)
 		s.remember(settle)
@@ -274,14 +280,13 @@ func (m *Manager) finishSnapshot(ctx context.Context, s *Sandbox) error {
 	return nil
 }
 
-// dropSnapshotStage removes what is left of an unpublished snapshot, or of a fork.
-func (m *Manager) dropSnapshotStage(id string) {
-	if id == "" {
-		return
+// dropSnapshotStages removes what a dead agent left of snapshots and forks.
+func (m *Manager) dropSnapshotStages() error {
+	left, err := filepath.Glob(m.cfg.Data.SnapshotStage("*"))
+	for _, dir := range left {
+		err = errors.Join(err, os.RemoveAll(dir))
 	}
-	if err := os.RemoveAll(m.cfg.Data.SnapshotStage(id)); err != nil {
-		m.log.Warn("unfinished snapshot stays for the collector", "snapshot", id, "error", err)
-	}
+	return fault.Wrap(err, "remove", "unfinished snapshots")
 }
 
 // stage notes that a snapshot is in the making: its stage is no leak.
@@ -290,7 +295,10 @@ func (m *Manager) stage(id string) (release func()) {
 	defer m.mu.Unlock()
 	m.staging[id] = true
 	return func() {
-		m.dropSnapshotStage(id) // published, it is not there any more
+		// Published, it is not there any more.
+		if err := os.RemoveAll(m.cfg.Data.SnapshotStage(id)); err != nil {
+			m.log.Warn("unfinished snapshot stays for the collector", "snapshot", id, "error", err)
+		}
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		delete(m.staging, id)
