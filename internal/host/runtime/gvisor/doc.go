@@ -22,8 +22,9 @@
 // content (pages.img), and where each page belongs (pages_meta.img). It is always taken with
 // --leave-running, so a failed one leaves the sandbox as it was, and never of a kernel that runsc
 // has paused, which would be restored paused for ever. It loads in no other build of runsc, and
-// the disk keeps its size. A capture of the disk alone is runsc's file-system checkpoint; the disk
-// cannot be taken out of a full one.
+// the disk keeps its size. A capture of the disk alone is runsc's file-system checkpoint, booted
+// from by the build that wrote it; the disk cannot be taken out of a full one, and not out of
+// what a dead sandbox has left (Salvage).
 //
 // Checkpoints are whole: a parent saves nothing. An idle sandbox takes 2.5 to 3.2 MB, one that
 // holds 200 MB in memory 216 MB each time, and what was written to the disk comes on top, each time.
@@ -38,11 +39,12 @@
 //     0.59 and 0.61; 600 MB 1.91 and 1.94 s.
 //   - Not --exclude-committed-zero-pages: 200 MB that were written and zeroed again made 5 MB with
 //     it and without it (tried once).
-//   - All files are summed, pages.img too: at a capture beside the sync, at a restore beside runsc,
-//     which reads them as well. xxh3 takes 13 ms for 200 MB, reading them from the page cache 46 ms.
-//     Eight restores of 200 MB took 0.43 s at best and 0.75 s in the median with the sums, 0.40 and
-//     0.61 without: where all cores are busy it is not free. For it a damaged file costs the start,
-//     and nobody gets the sandbox.
+//   - All files are summed, pages.img too: at a capture beside the sync, at a restore before runsc
+//     starts, so that no guest ever runs on damage. xxh3 takes 13 ms for 200 MB, reading them from
+//     the page cache 46 ms, of a restore that takes 0.4 s.
+//
+// A capture's files lie in its directory and the record names them relative to it: a copy made of
+// hard links (Link) is restored like the original, whatever becomes of that.
 //
 // # Limits
 //

@@ -116,21 +116,19 @@ func (r *Runtime) Boot(ctx context.Context, spec runtime.Spec, opts runtime.Boot
 	if err := checkSpec(spec); err != nil {
 		return nil, err
 	}
-	from, check, err := r.diskOf(spec, opts.From)
+	st, err := r.bootFrom(spec, opts.From)
 	if err != nil {
-		return nil, err
+		return nil, fault.Wrap(err, "boot", "captured disk")
 	}
 	guest, err := r.builds.keepGuest(spec.Guest.Path)
 	if err != nil {
 		return nil, err
 	}
-	st := start{
-		build: r.build, verb: "run", args: from, check: check,
-		rec: instanceRecord{
-			Identity: r.identity(), Guest: guest, Tree: spec.Template.Tree, Template: spec.Template.Digest,
-			VCPUs: spec.Resources.VCPUs, MemoryMB: spec.Resources.MemoryMB, DiskMB: spec.Resources.DiskSizeMB,
-		},
+	st.rec = instanceRecord{
+		Identity: r.identity(), Guest: guest, Tree: spec.Template.Tree, Template: spec.Template.Digest,
+		VCPUs: spec.Resources.VCPUs, MemoryMB: spec.Resources.MemoryMB, DiskMB: spec.Resources.DiskSizeMB,
 	}
+	st.rec.Identity.Build = st.build.hash
 	in, err := r.start(ctx, spec, st)
 	if err != nil {
 		return nil, fault.Wrap(err, "boot", "sandbox "+spec.ID)
@@ -139,20 +137,21 @@ func (r *Runtime) Boot(ctx context.Context, spec runtime.Spec, opts runtime.Boot
 	return in, nil
 }
 
-// diskOf is how runsc is told to begin with a captured disk.
-func (r *Runtime) diskOf(spec runtime.Spec, from *runtime.Capture) ([]string, func(context.Context) error, error) {
+// bootFrom is how runsc is told to begin with a captured disk, in the build that wrote it, or with
+// the template's.
+func (r *Runtime) bootFrom(spec runtime.Spec, from *runtime.Capture) (start, error) {
 	if from == nil {
-		return nil, nil, nil
+		return start{build: r.build, verb: "run"}, nil
 	}
 	rec, err := r.loadable(spec, *from, diskKind)
-	if err == nil && rec.Identity.Build != r.build.hash {
-		err = otherBuild(rec.Identity.Build)
-	}
 	if err != nil {
-		return nil, nil, fault.Wrap(err, "boot", "captured disk")
+		return start{}, err
 	}
-	check := func(ctx context.Context) error { return checkSums(ctx, from.Dir, rec.Files) }
-	return []string{"--fs-restore-image-path=" + from.Dir}, check, nil
+	b, err := r.builds.find(rec.Identity.Build)
+	return start{
+		build: b, verb: "run", args: []string{"--fs-restore-image-path=" + from.Dir},
+		check: func(ctx context.Context) error { return checkSums(ctx, from.Dir, rec.Files) },
+	}, err
 }
 
 // Restore implements runtime.Runtime.
@@ -227,7 +226,11 @@ func (r *Runtime) Files(c runtime.Capture) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []string{r.builds.runsc(rec.Identity.Build), r.builds.guest(rec.Guest), rec.Tree}, nil
+	files := []string{r.builds.runsc(rec.Identity.Build), rec.Tree}
+	if rec.Kind != diskKind { // what is booted from it runs the guest agent of that day
+		files = append(files, r.builds.guest(rec.Guest))
+	}
+	return files, nil
 }
 
 // NeededBy implements runtime.Keeper.
@@ -267,14 +270,4 @@ func rollback(ctx context.Context, undos *undo.Stack, err *error) {
 	if *err != nil {
 		*err = errors.Join(*err, undos.Rollback(ctx))
 	}
-}
-
-// Link implements runtime.Runtime.
-func (r *Runtime) Link(context.Context, runtime.Capture, string, string) (json.RawMessage, error) {
-	return nil, fault.New(fault.Unimplemented, "link", "capture", "not yet")
-}
-
-// Salvage implements runtime.Runtime.
-func (r *Runtime) Salvage(context.Context, runtime.Spec, json.RawMessage, string) (json.RawMessage, error) {
-	return nil, fault.New(fault.Unimplemented, "salvage", "disk", "not yet")
 }

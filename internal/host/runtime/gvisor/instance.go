@@ -242,4 +242,9 @@ func (in *instance) Usage() (runtime.Usage, error) {
 }
 
 // Stopped implements runtime.Instance.
-func (in *instance) Stopped() string { return "" }
+func (in *instance) Stopped() string {
+	if in.usable("look at") != nil {
+		return ""
+	}
+	return in.proc.Stopped()
+}

@@ -2,7 +2,9 @@ package gvisor
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -93,7 +95,12 @@ type instanceRecord struct {
 func parseCapture(c runtime.Capture) (captureRecord, error) {
 	var rec captureRecord
 	if err := json.Unmarshal(c.Record, &rec); err != nil {
-		return rec, fault.Wrap(fmt.Errorf("parse: %w", err), "read capture record of", c.Dir)
+		return rec, damaged(c.Dir, "record", err.Error())
+	}
+	for _, f := range rec.Files {
+		if f.Name == "" || f.Name != filepath.Base(f.Name) || f.Name == ".." {
+			return rec, damaged(c.Dir, "record", fmt.Sprintf("it names a file %q", f.Name))
+		}
 	}
 	return rec, nil
 }
@@ -123,17 +130,32 @@ func (r *Runtime) loadable(spec runtime.Spec, c runtime.Capture, kind string) (c
 	if err := checkKind(rec.Kind, kind); err != nil {
 		return rec, err
 	}
-	if err := r.identity().accepts(rec.Identity); err != nil {
+	if err := r.identity().accepts(rec.Identity, kind == fullKind); err != nil {
 		return rec, err
 	}
 	if spec.Template.Digest != rec.Template {
 		return rec, fault.New(fault.FailedPrecondition, "check", "capture",
 			fmt.Sprintf("it belongs to template %s, not %s", rec.Template, spec.Template.Digest))
 	}
-	if err := r.builds.haveGuest(rec.Guest); err != nil {
-		return rec, err
+	if kind == fullKind {
+		if err := r.builds.haveGuest(rec.Guest); err != nil {
+			return rec, err
+		}
 	}
-	return rec, checkSizes(c.Dir, rec.Files)
+	return rec, errors.Join(checkNames(c.Dir, rec), checkSizes(c.Dir, rec.Files))
+}
+
+// checkNames: a file that the record leaves out would be read unverified.
+func checkNames(dir string, rec captureRecord) error {
+	want := saverOf(runtime.CaptureOptions{DiskOnly: rec.Kind == diskKind}).files
+	names := make([]string, len(rec.Files))
+	for i, f := range rec.Files {
+		names[i] = f.Name
+	}
+	if !slices.Equal(names, want) {
+		return damaged(dir, "record", fmt.Sprintf("it names %v, not %v", names, want))
+	}
+	return nil
 }
 
 func checkKind(have, want string) error {
@@ -151,7 +173,8 @@ func checkKind(have, want string) error {
 }
 
 // accepts refuses what no kept build can load here; which build it needs is looked up apart.
-func (i identity) accepts(need identity) error {
+// The CPU is that of the programs in its memory, if there is any.
+func (i identity) accepts(need identity, memory bool) error {
 	differ := func(what, have, need string) error {
 		return fault.New(fault.FailedPrecondition, "check", "capture",
 			fmt.Sprintf("it was made with %s %q, this host has %q", what, need, have)).
@@ -164,13 +187,8 @@ func (i identity) accepts(need identity) error {
 		return differ("machine", i.Machine, need.Machine)
 	case i.Disk != need.Disk:
 		return differ("disk format", i.Disk, need.Disk)
-	case i.CPU != need.CPU:
+	case memory && i.CPU != need.CPU:
 		return differ("CPU", i.CPU, need.CPU)
 	}
 	return nil
-}
-
-func otherBuild(hash string) error {
-	return fault.New(fault.FailedPrecondition, "boot", "captured disk", "it was saved by runsc build "+hash+", which is not the current one").
-		WithHint("start roost with that runsc (ROOST_RUNSC) and boot it there")
 }

@@ -20,7 +20,7 @@ type start struct {
 	verb  string
 	args  []string
 	rec   instanceRecord
-	// check, if any, runs beside the command: what it refuses is not started.
+	// check, if any, runs before the command: what it refuses is not started.
 	check func(context.Context) error
 }
 
@@ -53,26 +53,14 @@ func (r *Runtime) start(ctx context.Context, spec runtime.Spec, st start) (_ *in
 	return r.newInstance(spec.RunDir, st.build, st.rec, proc, c, spec.Port.Namespace != ""), nil
 }
 
-// run runs the command and the check side by side. When both fail, the check says why.
+// run checks, and runs the command.
 func (st start) run(ctx context.Context, c command) error {
-	if st.check == nil {
-		return c.run(ctx)
-	}
-	checked := make(chan error, 1)
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	go func() {
-		err := st.check(ctx)
-		if err != nil {
-			cancel()
+	if st.check != nil {
+		if err := st.check(ctx); err != nil {
+			return err
 		}
-		checked <- err
-	}()
-	err := c.run(ctx)
-	if bad := <-checked; bad != nil && !errors.Is(bad, context.Canceled) {
-		return bad
 	}
-	return err
+	return c.run(ctx)
 }
 
 // prepare writes what runsc starts from.

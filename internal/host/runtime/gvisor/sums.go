@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -16,7 +17,13 @@ import (
 // checkSizes refuses a capture of which something is missing or cut, before anything starts.
 func checkSizes(dir string, files []savedFile) error {
 	for _, want := range files {
-		info, err := os.Stat(filepath.Join(dir, want.Name))
+		info, err := os.Lstat(filepath.Join(dir, want.Name))
+		if errors.Is(err, fs.ErrNotExist) {
+			return damaged(dir, want.Name, "it is missing")
+		}
+		if err == nil && !info.Mode().IsRegular() {
+			return damaged(dir, want.Name, "it is no plain file")
+		}
 		if err != nil {
 			return fault.Wrap(err, "verify", "capture")
 		}
@@ -27,7 +34,7 @@ func checkSizes(dir string, files []savedFile) error {
 	return nil
 }
 
-// checkSums reads a capture whole, while runsc reads it too.
+// checkSums reads a capture whole.
 func checkSums(ctx context.Context, dir string, files []savedFile) error {
 	for _, want := range files {
 		sum, err := sumOf(ctx, filepath.Join(dir, want.Name))
@@ -42,8 +49,8 @@ func checkSums(ctx context.Context, dir string, files []savedFile) error {
 }
 
 func damaged(dir, name, how string) error {
-	return fault.New(fault.Internal, "verify", filepath.Join(dir, name), how).
-		WithHint("the capture is damaged: bring its files back from a copy, or destroy the sandbox")
+	return fault.New(fault.DataLoss, "verify", filepath.Join(dir, name), how).
+		WithHint("what was saved is damaged: bring its files back from a copy, or go on from an earlier snapshot")
 }
 
 // describe sizes and sums files.
