@@ -47,7 +47,11 @@ func (m *Manager) Reachable(id, op string) error {
 }
 
 func (s *Sandbox) reachable(op string) error {
-	if err := errors.Join(s.gone(), need(s.j.ID, s.j.State, Running, op)); err != nil {
+	state := s.j.State
+	if state == Snapshotting { // it stands still for a moment; a request can wait as long
+		state = Running
+	}
+	if err := errors.Join(s.gone(), need(s.j.ID, state, Running, op)); err != nil {
 		return err
 	}
 	if s.guest == nil {
