@@ -10,5 +10,6 @@
 //	NAME=error@FILE    it fails while FILE exists
 //	NAME=kill          SIGKILL to the process itself
 //	@DIR               each point is armed while DIR/NAME exists, which holds "error", "kill", or
-//	                   "once": fail once and disarm
+//	                   "once": fail once and disarm; "hold": wait, with DIR/NAME.held to show
+//	                   it, until the file is removed or holds another word
 package failpoint

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // Enabled says that this binary was built with failpoints.
@@ -72,19 +73,25 @@ func armed(name string) string {
 // one fails.
 func inDir(dir, name string) string {
 	file := filepath.Join(dir, name)
-	raw, err := os.ReadFile(file)
-	if err != nil {
-		return ""
+	for {
+		raw, _ := os.ReadFile(file) // "" when it is not there
+		switch action := string(raw); action {
+		case "hold":
+			_ = os.WriteFile(file+".held", nil, 0o600)
+			time.Sleep(holdPoll)
+		case "once":
+			if os.Remove(file) != nil {
+				return ""
+			}
+			return "error"
+		default:
+			return action
+		}
 	}
-	action := strings.TrimSpace(string(raw))
-	if action != "once" {
-		return action
-	}
-	if os.Remove(file) != nil {
-		return ""
-	}
-	return "error"
 }
+
+// holdPoll is how soon a held step sees that it may go on.
+const holdPoll = 10 * time.Millisecond
 
 func exists(file string) bool {
 	_, err := os.Stat(file)

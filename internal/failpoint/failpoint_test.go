@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"testing"
 
@@ -56,6 +57,15 @@ func TestFiles(t *testing.T) {
 	require.Error(t, Hit("x.y.z"))
 	require.NoError(t, Hit("x.y.z"))
 	require.NoFileExists(t, filepath.Join(dir, "x.y.z"))
+	arm("hold")
+	done := make(chan error)
+	go func() { done <- Hit("x.y.z") }()
+	for !exists(filepath.Join(dir, "x.y.z.held")) {
+		runtime.Gosched()
+	}
+	require.Empty(t, done)
+	arm("error")
+	require.Error(t, <-done)
 }
 
 // TestDeclared: a point is declared once, and a step that hits one that is not is a mistake in the
