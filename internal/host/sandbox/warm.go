@@ -161,13 +161,8 @@ func (m *Manager) buildSlot(ctx context.Context, kind network.PortKind, undos *u
 
 // captureTemplate boots the template until its guest answers and captures it.
 func (m *Manager) captureTemplate(ctx context.Context, rt runtime.Runtime, dir string, slot *network.Slot, token string, r runtime.Resources, t image.Template, undos *undo.Stack) ([]byte, error) {
-	run, err := os.MkdirTemp(m.cfg.Data.Trash(), "boot-")
+	run, err := m.bootDir(rt, slot, undos)
 	if err != nil {
-		return nil, fault.Wrap(err, "make", "boot directory")
-	}
-	undos.Push("remove boot directory", func(context.Context) error { return os.RemoveAll(run) })
-	uid := m.cfg.UIDs.UID(slot.Index())
-	if err := (bootNote{Runtime: rt.Name(), UID: uid, dir: run}).write(); err != nil {
 		return nil, err
 	}
 	src, err := m.bootFrom(rt, t, token, run)
@@ -175,7 +170,7 @@ func (m *Manager) captureTemplate(ctx context.Context, rt runtime.Runtime, dir s
 		return nil, err
 	}
 	spec := runtime.Spec{
-		ID: templateID, Resources: r, RunDir: run, DiskDir: dir, UID: uid,
+		ID: templateID, Resources: r, RunDir: run, DiskDir: dir, UID: m.cfg.UIDs.UID(slot.Index()),
 		Template: bootable(t), Initrd: src.initrd, Guest: src.guest,
 	}
 	unplug, err := plug(&spec, slot, rt)
@@ -197,6 +192,17 @@ func (m *Manager) captureTemplate(ctx context.Context, rt runtime.Runtime, dir s
 	}
 	record, _, err := in.Capture(ctx, dir, runtime.CaptureOptions{})
 	return record, err
+}
+
+// bootDir makes the directory of a boot that no journal names, with a note of it for the agent
+// after a crash.
+func (m *Manager) bootDir(rt runtime.Runtime, slot *network.Slot, undos *undo.Stack) (string, error) {
+	dir, err := os.MkdirTemp(m.cfg.Data.Trash(), "boot-")
+	if err != nil {
+		return "", fault.Wrap(err, "make", "boot directory")
+	}
+	undos.Push("remove boot directory", func(context.Context) error { return os.RemoveAll(dir) })
+	return dir, bootNote{Runtime: rt.Name(), UID: m.cfg.UIDs.UID(slot.Index()), dir: dir}.write()
 }
 
 // settleTemplate waits for the guest, grows its file system where it has to and freezes its (no)
