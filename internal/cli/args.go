@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -36,6 +37,27 @@ func takes(names ...string) cobra.PositionalArgs {
 func checkID(id string) error {
 	if id == "" || strings.ContainsAny(id, "/?#%. ") {
 		return fmt.Errorf("%q is no sandbox id; roost ls -a shows them", id)
+	}
+	return nil
+}
+
+// nameShape is the API's pattern of a template's or snapshot's name; ids have it too.
+var nameShape = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
+
+// checkName refuses what cannot be a template's or snapshot's name.
+func checkName(name string) error {
+	if !nameShape.MatchString(name) {
+		return fmt.Errorf("%q is no name of a template or snapshot: a-z, 0-9, \".\", \"_\" and \"-\", at most 63, the first a letter or digit", name)
+	}
+	return nil
+}
+
+// checkAll is the first error of check over args.
+func checkAll(args []string, check func(string) error) error {
+	for _, arg := range args {
+		if err := check(arg); err != nil {
+			return err
+		}
 	}
 	return nil
 }

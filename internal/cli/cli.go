@@ -49,8 +49,8 @@ func New(opts Options, extra ...*cobra.Command) *cobra.Command {
 	root := a.rootCommand()
 	root.AddCommand(
 		a.createCommand(), a.lsCommand(), a.infoCommand(), a.execCommand(), a.shellCommand(), a.cpCommand(),
-		a.pauseCommand(), a.resumeCommand(), a.rmCommand(), a.timeoutCommand(), a.logsCommand(),
-		a.templateCommand(), a.keyCommand(), a.doctorCommand(), a.versionCommand(),
+		a.pauseCommand(), a.resumeCommand(), a.forkCommand(), a.rmCommand(), a.timeoutCommand(), a.logsCommand(),
+		a.snapshotCommand(), a.templateCommand(), a.keyCommand(), a.doctorCommand(), a.versionCommand(),
 	)
 	root.AddCommand(extra...)
 	markRun(root)
@@ -71,6 +71,8 @@ data folder (ROOST_DATA, /var/lib/roost), which ` + "`roost up`" + ` writes.`,
   roost cp ./project $id:/home/user/
   roost shell $id
   roost pause $id && roost resume $id
+  roost fork $id -n 8
+  roost snapshot create $id --name ready && roost create ready
   roost rm $id`,
 		SilenceErrors: true,
 		SilenceUsage:  true,

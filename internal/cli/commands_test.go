@@ -37,6 +37,9 @@ func TestCreatePrintsOnlyTheID(t *testing.T) {
 	require.Equal(t, 2, *s.lastBody.Vcpus)
 	require.Equal(t, 600, *s.lastBody.IdleTimeoutS)
 	require.Nil(t, s.lastBody.MemoryMb, "an unset flag leaves the default to the server")
+	require.Nil(t, s.lastBody.DiskSizeMb)
+	require.Nil(t, s.lastBody.Runtime)
+	require.Nil(t, s.lastBody.Cold)
 	require.Equal(t, map[string]string{"A": "b=c"}, *s.lastBody.Env)
 	require.Equal(t, map[string]string{"owner": "ci"}, *s.lastBody.Metadata)
 	require.Equal(t, "once", s.lastIdem)
@@ -169,7 +172,7 @@ func TestLogsFollowUntilTheSandboxEnds(t *testing.T) {
 func TestTemplatesAndKeys(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
-	require.Regexp(t, `base +base +300 MiB +- +1x512MiB +sha256:abc`, s.ok(t, "template", "ls"))
+	require.Regexp(t, `base +base +- +2 +300 MiB +- +1x512MiB +sha256:abc`, s.ok(t, "template", "ls"))
 	require.Equal(t, "base", decode[v1.TemplateList](t, s.ok(t, "template", "ls", "--json")).Templates[0].Name)
 	r := s.run(t, nil, "key", "create", "ci")
 	require.Equal(t, "roost_abSECRET\n", r.stdout)
@@ -303,7 +306,8 @@ func TestExtraCommands(t *testing.T) {
 
 func TestEveryCommandHasHelpWithAnExample(t *testing.T) {
 	t.Parallel()
-	for _, name := range []string{"create", "ls", "info", "exec", "shell", "cp", "pause", "resume", "rm", "timeout", "logs", "template ls", "key ls", "key create", "key rm", "doctor", "version"} {
+	for _, name := range []string{"create", "ls", "info", "exec", "shell", "cp", "pause", "resume", "rm", "fork", "timeout", "logs", "template ls", "template create", "template rm",
+		"snapshot", "snapshot create", "snapshot ls", "snapshot info", "snapshot tree", "snapshot rm", "doctor leaks", "key ls", "key create", "key rm", "doctor", "version"} {
 		r := finish(t, bare(t, append(strings.Fields(name), "--help")...))
 		require.Equal(t, 0, r.code, name)
 		require.Contains(t, r.stdout, "Examples:", name)

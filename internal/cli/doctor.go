@@ -12,18 +12,21 @@ import (
 )
 
 func (a *app) doctorCommand() *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Say what the host can do, what is missing and how to fix it",
 		Long: `Say what the server's host can do, what is missing and how to fix it. When no server answers,
 this machine is checked instead. The exit code is 1 when a check fails.`,
 		Example: `  roost doctor
+  roost doctor leaks
   roost doctor --json | jq '.checks[] | select(.status != "ok")'`,
 		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return interruptible(cmd.Context(), a.doctor)
 		},
 	}
+	cmd.AddCommand(a.leaksCommand())
+	return cmd
 }
 
 // diagnosis is the JSON document of doctor. Host is null when no server answered.

@@ -17,6 +17,7 @@ import (
 const (
 	exitFailed    = 1
 	exitUsage     = 2
+	exitDamaged   = 3   // What was saved is damaged: trying again will not help.
 	exitRoost     = 125 // exec and shell: Roost failed, not the remote command.
 	exitInterrupt = 130
 )
@@ -56,11 +57,7 @@ func on(object string, err error) error {
 
 // report prints err and returns the exit code that it asks for.
 func report(w io.Writer, cmd *cobra.Command, err error) int {
-	code := exitFailed
-	var coded interface{ ExitCode() int }
-	if errors.As(err, &coded) {
-		code = coded.ExitCode()
-	}
+	code := codeOf(err)
 	var exit *exitError
 	if errors.As(err, &exit) && exit.err == nil {
 		return code
@@ -78,6 +75,24 @@ func report(w io.Writer, cmd *cobra.Command, err error) int {
 		}
 	}
 	return code
+}
+
+// codeOf is the exit code that err asks for. One damaged object of several decides.
+func codeOf(err error) int {
+	var coded interface{ ExitCode() int }
+	if errors.As(err, &coded) {
+		return coded.ExitCode()
+	}
+	var several failures
+	if !errors.As(err, &several) {
+		several = failures{err}
+	}
+	for _, one := range several {
+		if fault.Is(one, fault.DataLoss) {
+			return exitDamaged
+		}
+	}
+	return exitFailed
 }
 
 // failures are the errors of several objects of one command; each is reported by itself.

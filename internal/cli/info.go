@@ -19,6 +19,8 @@ func (a *app) infoCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "info ID",
 		Short: "Show everything about a sandbox",
+		Long: `Show everything about a sandbox: its state and why, what it comes from, real use on the host, and
+how long each step of its last change took.`,
 		Example: `  roost info $id
   roost info $id --json | jq -r .state`,
 		Args: takes("ID"),
@@ -71,7 +73,13 @@ func infoTable(s v1.Sandbox) error {
 	if s.Reason != nil {
 		t.row("Reason", *s.Reason)
 	}
+	if restartable(s) {
+		t.row("Next", "roost resume --cold "+s.Id+" starts it from what is left of its disk")
+	}
 	t.row("Template", s.Template)
+	if s.ForkedFrom != nil {
+		t.row("Forked from", *s.ForkedFrom)
+	}
 	t.row("Isolation", s.Isolation)
 	t.row("Runtime", s.Runtime)
 	t.row("vCPUs", strconv.Itoa(s.Vcpus))
@@ -85,6 +93,9 @@ func infoTable(s v1.Sandbox) error {
 	t.row("Phases", joinPhases(s.Phases))
 	return t.flush()
 }
+
+// restartable tells whether only a cold resume starts the sandbox again.
+func restartable(s v1.Sandbox) bool { return s.State == v1.Failed || s.State == v1.Lost }
 
 func moment(t *time.Time) string {
 	if t == nil {

@@ -132,7 +132,7 @@ func (c *client) over(ctx context.Context, id string) (bool, error) {
 	if fault.Is(err, fault.NotFound) {
 		return true, nil
 	}
-	return ended(sandbox), err
+	return restartable(sandbox) || sandbox.State == v1.Deleted, err
 }
 
 // added is the part of now that follows seen. Both are ends of one growing text, now perhaps

@@ -23,6 +23,8 @@ func (a *app) lsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ls",
 		Short: "List sandboxes, newest first",
+		Long: `List sandboxes, newest first. Lost ones, which ran when the host went down, are among them, failed
+ones with -a: ` + "`roost resume --cold`" + ` starts either again.`,
 		Example: `  roost ls
   roost ls -a --json
   roost pause $(roost ls -q --state running | head -1)`,
@@ -30,7 +32,7 @@ func (a *app) lsCommand() *cobra.Command {
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if f.state != "" && !v1.SandboxState(f.state).Valid() {
-			return usage(cmd, "%q is no state: creating, running, pausing, paused, resuming, failed, deleting, deleted", f.state)
+			return usage(cmd, "%q is no state: creating, running, pausing, paused, resuming, failed, lost, deleting, deleted", f.state)
 		}
 		return a.run(func(ctx context.Context, c *client, _ []string) error { return a.ls(ctx, c, f) })(cmd, args)
 	}
@@ -55,7 +57,7 @@ func (a *app) ls(ctx context.Context, c *client, f lsFlags) error {
 		}
 		sandboxes = append(sandboxes, deleted...)
 	default:
-		sandboxes = slices.DeleteFunc(sandboxes, ended)
+		sandboxes = slices.DeleteFunc(sandboxes, hidden)
 	}
 	switch {
 	case a.json:
@@ -70,8 +72,9 @@ func (a *app) ls(ctx context.Context, c *client, f lsFlags) error {
 	}
 }
 
-// ended tells whether only -a shows the sandbox.
-func ended(s v1.Sandbox) bool {
+// hidden tells whether only -a shows the sandbox. Lost ones show: after a reboot nobody should
+// have to look for them.
+func hidden(s v1.Sandbox) bool {
 	return s.State == v1.Failed || s.State == v1.Deleted
 }
 

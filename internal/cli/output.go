@@ -104,4 +104,35 @@ func text(s *string) string {
 	return *s
 }
 
+// orDash shows what may be missing.
+func orDash(s *string) string { return firstOf(text(s), "-") }
+
+// orUnknown shows a figure that may be missing.
+func orUnknown[T any](v *T, show func(T) string) string {
+	if v == nil {
+		return "-"
+	}
+	return show(*v)
+}
+
+// duration names milliseconds: "0.4 ms", "45 ms", "1.2 s".
+func duration(ms float64) string {
+	switch {
+	case ms < 9.95:
+		return fmt.Sprintf("%.1f ms", ms)
+	case ms < 999.5:
+		return fmt.Sprintf("%.0f ms", ms)
+	default:
+		return fmt.Sprintf("%.1f s", ms/1000)
+	}
+}
+
+// count is "1 fork", "2 forks".
+func count(n int, one, more string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, more)
+}
+
 func isTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }

@@ -19,7 +19,7 @@ func (a *app) rmCommand() *cobra.Command {
 		Use:   "rm ID...",
 		Short: "Delete sandboxes, in any state",
 		Long: `Delete sandboxes, in any state, with their memory and disks. Deleting one again is a success.
-Ids must be whole. --all asks first on a terminal and needs -y elsewhere.`,
+Ids must be whole. Snapshots, forks and templates that came from them go on. --all asks first on a terminal and needs -y elsewhere.`,
 		Example: `  roost rm $id
   roost rm $id1 $id2
   roost rm --all -y`,
@@ -31,10 +31,8 @@ Ids must be whole. --all asks first on a terminal and needs -y elsewhere.`,
 		return nil
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		for _, id := range args {
-			if err := checkID(id); err != nil {
-				return usage(cmd, "%s", err.Error())
-			}
+		if err := checkAll(args, checkID); err != nil {
+			return usage(cmd, "%s", err.Error())
 		}
 		if all && !yes && !isTerminal(os.Stdin) {
 			return usage(cmd, "--all without a terminal needs -y")
@@ -90,50 +88,46 @@ func confirm(ctx context.Context, question string) (bool, error) {
 	}
 }
 
-// removal is the JSON document of rm.
+// removal is the JSON document of rm, and of snapshot rm and template rm.
 type removal struct {
-	Deleted []string        `json:"deleted"`
-	Failed  []failedRemoval `json:"failed,omitempty"`
-}
-
-type failedRemoval struct {
-	ID    string   `json:"id"`
-	Error v1.Error `json:"error"`
+	Deleted []string       `json:"deleted"`
+	InUse   []stillUsed    `json:"in_use,omitempty"`
+	Failed  []failedObject `json:"failed,omitempty"`
 }
 
 // remove deletes every id, also when one of them fails.
 func (a *app) remove(ctx context.Context, c *client, ids []string) error {
 	out := removal{Deleted: []string{}}
-	var failures []error
-	for _, id := range ids {
-		progress := startBusy(a.json, "deleting "+id)
-		err := settled(c.api.DeleteSandboxWithResponse(ctx, id))
-		progress.stop()
-		switch {
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case err != nil:
-			failures = append(failures, on(id, err))
-			out.Failed = append(out.Failed, failedRemoval{id, apiError(err)})
-		default:
-			out.Deleted = append(out.Deleted, id)
-			if !a.json {
-				_, _ = fmt.Fprintln(os.Stdout, id)
+	failed, err := each(ctx, a.json, "deleting", ids,
+		func(id string) (struct{}, error) {
+			return struct{}{}, settled(c.api.DeleteSandboxWithResponse(ctx, id))
+		},
+		func(id string, _ struct{}, err error) error {
+			if err != nil {
+				out.Failed = append(out.Failed, failedObject{ID: id, Error: apiError(err)})
+				return err
 			}
-		}
+			return a.deleted(&out, id)
+		})
+	if err != nil {
+		return err
 	}
-	return a.removed(out, failures)
+	return a.removed(out, failed)
 }
 
-func (a *app) removed(out removal, failures []error) error {
+// deleted notes one that is gone, and prints it at once.
+func (a *app) deleted(out *removal, object string) error {
+	out.Deleted = append(out.Deleted, object)
 	if a.json {
-		if err := printJSON(os.Stdout, out); err != nil {
-			return err
-		}
-		if len(failures) > 0 {
-			return &exitError{code: exitFailed}
-		}
 		return nil
 	}
-	return failedAll(failures)
+	_, err := fmt.Fprintln(os.Stdout, object)
+	return err
+}
+
+func (a *app) removed(out removal, failed failures) error {
+	if a.json {
+		return printWithFailures(out, failed)
+	}
+	return failedAll(failed)
 }

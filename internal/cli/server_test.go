@@ -53,7 +53,13 @@ type server struct {
 	starts    []v1.ExecStart
 	signals   []string
 	resizes   []v1.PTYSize
-	events    chan string // Every signal and resize, for tests that wait.
+	templates []v1.Template
+	snapshots []v1.Template
+	bodies    []any // Of the requests that server_family_test.go answered.
+	forks     *v1.ForkResult
+	leaks     []v1.Leak
+	damaged   map[string]string // Sandboxes that do not resume, and the hint.
+	events    chan string       // Every signal and resize, for tests that wait.
 }
 
 func newServer(t *testing.T) *server {
@@ -62,6 +68,7 @@ func newServer(t *testing.T) *server {
 	s.add(running, v1.Running, "")
 	s.add(pausedID, v1.Paused, "idle for 5m")
 	s.add(failedID, v1.Failed, "boom \x1b[31mred")
+	s.templates = []v1.Template{warmBase()}
 	s.checks = []v1.Check{{Name: "kvm", Status: v1.Ok, Detail: "boots"}}
 	router := chi.NewRouter()
 	router.Use(s.authorize)
@@ -236,16 +243,6 @@ func (s *server) DeleteSandbox(_ context.Context, r v1.DeleteSandboxRequestObjec
 	return v1.DeleteSandbox204Response{}, nil
 }
 
-func (s *server) PauseSandbox(_ context.Context, r v1.PauseSandboxRequestObject) (v1.PauseSandboxResponseObject, error) {
-	sandbox, err := s.change(r.Id, func(one *v1.Sandbox) { one.State = v1.Paused })
-	return v1.PauseSandbox200JSONResponse(sandbox), err
-}
-
-func (s *server) ResumeSandbox(_ context.Context, r v1.ResumeSandboxRequestObject) (v1.ResumeSandboxResponseObject, error) {
-	sandbox, err := s.change(r.Id, func(one *v1.Sandbox) { one.State = v1.Running })
-	return v1.ResumeSandbox200JSONResponse(sandbox), err
-}
-
 func (s *server) SetSandboxTimeout(_ context.Context, r v1.SetSandboxTimeoutRequestObject) (v1.SetSandboxTimeoutResponseObject, error) {
 	sandbox, err := s.change(r.Id, func(one *v1.Sandbox) { one.IdleTimeoutS = r.Body.IdleTimeoutS })
 	return v1.SetSandboxTimeout200JSONResponse(sandbox), err
@@ -267,15 +264,6 @@ func (s *server) GetSandboxLogs(_ context.Context, r v1.GetSandboxLogsRequestObj
 		text = text[len(text)-*r.Params.TailBytes:]
 	}
 	return rawLogs(bytes.Clone(text)), nil
-}
-
-func (s *server) ListTemplates(context.Context, v1.ListTemplatesRequestObject) (v1.ListTemplatesResponseObject, error) {
-	t := v1.Template{Name: "base", Type: v1.Base, Digest: "sha256:abc", SizeBytes: 300 << 20}
-	t.WarmSizes = &[]struct {
-		MemoryMb int `json:"memory_mb"`
-		Vcpus    int `json:"vcpus"`
-	}{{MemoryMb: 512, Vcpus: 1}}
-	return v1.ListTemplates200JSONResponse{Templates: []v1.Template{t}}, nil
 }
 
 func (s *server) ListAPIKeys(context.Context, v1.ListAPIKeysRequestObject) (v1.ListAPIKeysResponseObject, error) {

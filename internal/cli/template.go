@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -13,11 +14,13 @@ import (
 
 func (a *app) templateCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:     "template",
-		Short:   "What sandboxes start from",
-		Example: "  roost template ls",
+		Use:   "template",
+		Short: "What sandboxes start from",
+		Example: `  roost template ls
+  roost template create django --from $id
+  roost template rm django`,
 	}
-	cmd.AddCommand(a.templateLsCommand())
+	cmd.AddCommand(a.templateLsCommand(), a.templateCreateCommand(), a.templateRmCommand())
 	cmd.AddCommand(a.opts.TemplateCommands...)
 	return group(cmd)
 }
@@ -37,8 +40,9 @@ func (a *app) templateLsCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "ls",
 		Short: "List templates",
-		Long: `List templates. SIZE is real use on the host; WARM are the sizes (vCPUs x memory) that start by
-restoring memory, other sizes boot once.`,
+		Long: `List templates. FROM is the sandbox or snapshot that one was made of, CHILDREN are the sandboxes and
+snapshots that come from it directly. SIZE is real use on the host; WARM are the sizes (vCPUs x memory)
+that start by restoring memory, other sizes boot once.`,
 		Example: `  roost template ls
   roost template ls --json | jq -r '.templates[].name'`,
 		Args: takes(),
@@ -56,16 +60,23 @@ restoring memory, other sizes boot once.`,
 }
 
 func templateTable(templates []v1.Template) error {
-	t := newTable(os.Stdout, "NAME", "TYPE", "SIZE", "AGE", "WARM", "DIGEST")
+	t := newTable(os.Stdout, "NAME", "TYPE", "FROM", "CHILDREN", "SIZE", "AGE", "WARM", "DIGEST")
 	for _, m := range templates {
-		made := "-"
-		if m.CreatedAt != nil {
-			made = age(*m.CreatedAt)
-		}
-		t.row(m.Name, string(m.Type), size(m.SizeBytes), made, warmSizes(m), m.Digest)
+		t.row(m.Name, string(m.Type), firstOf(text(m.SourceSandboxId), text(m.Parent), "-"), children(m), size(m.SizeBytes), madeAge(m), warmSizes(m), m.Digest)
 	}
 	return t.flush()
 }
+
+func madeAge(m v1.Template) string {
+	if m.CreatedAt == nil {
+		return "-"
+	}
+	return age(*m.CreatedAt)
+}
+
+func children(m v1.Template) string { return orUnknown(m.Children, strconv.Itoa) }
+
+func ownSize(m v1.Template) string { return orUnknown(m.OwnBytes, size) }
 
 func warmSizes(m v1.Template) string {
 	if m.WarmSizes == nil || len(*m.WarmSizes) == 0 {
