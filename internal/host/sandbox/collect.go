@@ -21,6 +21,7 @@ const (
 func (m *Manager) collect(ctx context.Context) error {
 	err := m.finishAll(ctx)
 	m.releaseAgain(ctx)
+	m.compactAll(ctx)
 	slots, _ := m.wanted()
 	for _, rt := range m.cfg.Runtimes {
 		if t, ok := rt.(runtime.Trimmer); ok {

@@ -74,17 +74,23 @@ func (m *Manager) remove(ctx context.Context, s *Sandbox) error {
 	if err := os.Rename(s.dir.String(), trash); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fault.Wrap(err, "remove", "sandbox directory")
 	}
+	if err := failpoint.Hit("sandbox.destroy.renamed"); err != nil {
+		return err
+	}
 	_, slot, _ := s.parts()
 	s.attach(nil, nil, nil)
-	// Forgotten last: whoever asks for the same id again must not meet its slot.
+	// From here on they may be another's: were this repeated, it must not end that one's processes.
+	s.remember(func(j *journal) { j.Slot, j.UID, j.Instance = noSlot, 0, nil })
 	m.release(ctx, slot)
-	m.forget(s.ID())
-	if err := failpoint.Hit("sandbox.destroy.renamed"); err != nil {
+	if err := failpoint.Hit("sandbox.destroy.released"); err != nil {
 		return err
 	}
 	if err := os.RemoveAll(trash); err != nil {
 		m.log.Error("trash stays until the next start", "path", trash, "error", err)
 	}
+	// Forgotten last: whoever asks for the same id again must not meet anything of it, and what
+	// lies in the trash is no leak while its sandbox is known.
+	m.forget(s.ID())
 	m.log.Info("sandbox destroyed", "sandbox", s.ID())
 	return nil
 }

@@ -25,12 +25,24 @@ func (m *Manager) finish(ctx context.Context, s *Sandbox) error {
 		return m.finishPause(ctx, s)
 	case Resuming:
 		return m.abandonResume(ctx, s)
+	case Snapshotting:
+		return m.recoverSnapshot(ctx, s)
 	case Running:
 		return m.finishRunning(ctx, s)
-	case Failed:
-		if j.Slot != noSlot {
-			return m.fail(ctx, s, j.Reason)
-		}
+	case Failed, Lost:
+		return m.finishDead(ctx, s)
+	}
+	return nil
+}
+
+// finishDead gives back what a dead sandbox still holds, and ends the saving of its disk.
+func (m *Manager) finishDead(ctx context.Context, s *Sandbox) error {
+	j := s.journal()
+	switch {
+	case j.Slot != noSlot:
+		return m.die(ctx, s, j.State, j.Reason)
+	case j.Pending != 0:
+		return m.finishSalvage(s)
 	}
 	return nil
 }
@@ -82,17 +94,25 @@ func (m *Manager) end(ctx context.Context, s *Sandbox) error {
 // then gives them back. Never the other way round: were a journal to name what is another
 // sandbox's by now, the agent that reads it after a crash would end that one's processes.
 func (m *Manager) vacate(ctx context.Context, s *Sandbox, durable bool, change func(*journal)) error {
+	slot, err := m.writeVacant(s, durable, change)
+	if err == nil {
+		m.release(ctx, slot)
+	}
+	return err
+}
+
+// writeVacant is vacate without the giving back: the slot is the caller's to release.
+func (m *Manager) writeVacant(s *Sandbox, durable bool, change func(*journal)) (*network.Slot, error) {
 	_, slot, _ := s.parts()
 	err := s.update(durable, func(j *journal) {
 		change(j)
-		j.Slot, j.UID, j.Instance = noSlot, 0, nil
+		j.Slot, j.UID, j.Instance, j.Booted = noSlot, 0, nil, false
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	s.attach(nil, nil, nil)
-	m.release(ctx, slot)
-	return nil
+	return slot, nil
 }
 
 // release gives back a slot that no journal names. One that this agent does not hold (nil) is

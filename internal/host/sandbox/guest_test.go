@@ -150,7 +150,7 @@ func TestIdlePauseLooksAgain(t *testing.T) {
 	onEach(t, func(t *testing.T, h *host) {
 		a := id("a")
 		h.create(a)
-		_, err := h.m.pauseIf(t.Context(), Operation{}, a, "idle", func(s *Sandbox) bool { return s.inFlight != 0 })
+		_, err := h.m.pauseIf(t.Context(), Operation{}, a, PauseOptions{}, func(s *Sandbox) bool { return s.inFlight != 0 })
 		require.Equal(t, fault.FailedPrecondition, fault.KindOf(err))
 		h.answers(a)
 		require.EqualValues(t, 1, h.sandbox(a).journal().Generation)

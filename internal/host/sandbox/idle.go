@@ -51,7 +51,7 @@ func (m *Manager) pauseIfIdle(ctx context.Context, s *Sandbox, limit time.Durati
 			return nil
 		}
 	}
-	_, err := m.pauseIf(ctx, Operation{}, s.ID(), "idle for "+limit.String(), func(s *Sandbox) bool {
+	_, err := m.pauseIf(ctx, Operation{}, s.ID(), PauseOptions{Reason: "idle for " + limit.String()}, func(s *Sandbox) bool {
 		return s.j.IdleTimeout == limit && m.idle(s, limit)
 	})
 	if err == nil || ctx.Err() != nil || fault.Is(err, fault.FailedPrecondition) || fault.Is(err, fault.NotFound) || fault.Is(err, fault.Aborted) {

@@ -15,14 +15,16 @@ import (
 	"github.com/roosthq/roost/internal/host/runtime"
 )
 
-var allStates = []State{Creating, Running, Pausing, Paused, Resuming, Failed, Destroying}
+var allStates = []State{Creating, Running, Pausing, Paused, Resuming, Snapshotting, Failed, Lost, Destroying}
 
 func TestTransitions(t *testing.T) {
 	t.Parallel()
 	for _, s := range allStates {
 		require.True(t, may(s, Destroying), "delete is legal from %s", s)
 		require.False(t, may(Destroying, s) && s != Destroying, "nothing comes back from it: %s", s)
-		require.False(t, may(Failed, s) && s != Destroying, "nor from failed: %s", s)
+		back := s == Paused || s == Resuming || s == Destroying
+		require.Equal(t, back, may(Failed, s), "from failed only what was saved of it comes back: %s", s)
+		require.Equal(t, back, may(Lost, s), "nor from lost: %s", s)
 	}
 	require.True(t, may(Pausing, Running), "a pause can be undone")
 	require.True(t, may(Resuming, Paused), "a resume can be undone")
@@ -34,7 +36,7 @@ func TestNeedSaysWhatToDo(t *testing.T) {
 	t.Parallel()
 	require.NoError(t, need("x", Running, Running, "exec in"))
 	for state, hint := range map[State]string{
-		Paused: "roost resume x", Failed: "roost info x", Pausing: "try again", Destroying: "try again",
+		Paused: "roost resume x", Failed: "roost resume --cold x", Lost: "roost resume --cold x", Pausing: "try again", Destroying: "try again",
 	} {
 		err := need("x", state, Running, "exec in")
 		require.Equal(t, fault.FailedPrecondition, fault.KindOf(err))

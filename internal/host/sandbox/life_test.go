@@ -134,7 +134,10 @@ func TestOperationsAreAnsweredOnce(t *testing.T) {
 		// An older generation is refused, in the proto's words, and a Destroy of one before it
 		// interrupts anything.
 		for name, op := range map[string]func(Operation) error{
-			"pause":   func(op Operation) error { _, err := h.m.Pause(t.Context(), op, a, PauseOptions{Reason: ""}); return err },
+			"pause": func(op Operation) error {
+				_, err := h.m.Pause(t.Context(), op, a, PauseOptions{Reason: ""})
+				return err
+			},
 			"timeout": func(op Operation) error { _, err := h.m.SetIdleTimeout(t.Context(), op, a, 0); return err },
 			"destroy": func(op Operation) error { return h.m.Destroy(t.Context(), op, a) },
 		} {
@@ -251,7 +254,7 @@ func TestPauseThatCannotBeUndone(t *testing.T) {
 		a := id("a")
 		h.create(a)
 		h.Runtime.Fail("capture", 1, errors.New("capture broken"))
-		h.Runtime.Fail("guest.thaw", 1, errors.New("thaw broken"))
+		h.Runtime.Fail("guest.thaw", thawTries, errors.New("thaw broken"))
 		_, err := h.m.Pause(t.Context(), Operation{}, a, PauseOptions{Reason: "test"})
 		require.ErrorContains(t, err, "capture broken")
 		v, err := h.m.Get(a)

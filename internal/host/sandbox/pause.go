@@ -6,9 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/roosthq/roost/internal/failpoint"
@@ -37,12 +35,12 @@ type PauseOptions struct {
 // Pause saves a sandbox and frees what it held. Pausing a paused one is done already. Requests
 // to its guest that are still open are cut off.
 func (m *Manager) Pause(ctx context.Context, op Operation, id string, opts PauseOptions) (PauseResult, error) {
-	return m.pauseIf(ctx, op, id, opts.Reason, nil)
+	return m.pauseIf(ctx, op, id, opts, nil)
 }
 
 // pauseIf is Pause, unless still (called with s.mu held, nil for always) says that it is no
 // longer wanted at the moment from which no request gets through.
-func (m *Manager) pauseIf(ctx context.Context, op Operation, id, reason string, still func(*Sandbox) bool) (PauseResult, error) {
+func (m *Manager) pauseIf(ctx context.Context, op Operation, id string, opts PauseOptions, still func(*Sandbox) bool) (PauseResult, error) {
 	s, ctx, leave, err := m.enter(ctx, id)
 	if err != nil {
 		return PauseResult{}, err
@@ -55,14 +53,15 @@ func (m *Manager) pauseIf(ctx context.Context, op Operation, id, reason string, 
 	if err := errors.Join(fence(j, op), need(id, j.State, Running, "pause")); err != nil {
 		return PauseResult{}, err
 	}
-	written, err := m.pause(ctx, s, op, reason, still)
+	written, err := m.pause(ctx, s, op, opts, still)
 	if err != nil {
 		return PauseResult{}, fault.Wrap(err, "pause", "sandbox "+id)
 	}
+	m.compactSoon(s)
 	return PauseResult{View: s.View(), BytesWritten: written}, nil
 }
 
-func (m *Manager) pause(ctx context.Context, s *Sandbox, op Operation, reason string, still func(*Sandbox) bool) (int64, error) {
+func (m *Manager) pause(ctx context.Context, s *Sandbox, op Operation, opts PauseOptions, still func(*Sandbox) bool) (int64, error) {
 	clock := newStopwatch()
 	wanted := true
 	err := s.update(false, func(j *journal) {
@@ -76,19 +75,22 @@ func (m *Manager) pause(ctx context.Context, s *Sandbox, op Operation, reason st
 	case !wanted:
 		return 0, fault.New(fault.FailedPrecondition, "", "", "it is in use")
 	}
-	written, err := m.captureSandbox(ctx, s, clock)
+	written, err := m.captureSandbox(ctx, s, opts, clock)
 	if err != nil {
 		return 0, m.abandonPause(ctx, s, explain(ctx, err))
 	}
 	// Committed: from here on the pause only completes, whoever gives up waiting for it.
 	ctx, cancel := undo.Context(ctx)
 	defer cancel()
-	return written, m.completePause(ctx, s, op, reason, clock)
+	return written, m.completePause(ctx, s, op, opts.Reason, clock)
 }
 
 // captureSandbox freezes the sandbox from the inside out and saves it. It returns after the
 // capture was renamed into place, which is the commit.
-func (m *Manager) captureSandbox(ctx context.Context, s *Sandbox, clock *stopwatch) (int64, error) {
+func (m *Manager) captureSandbox(ctx context.Context, s *Sandbox, opts PauseOptions, clock *stopwatch) (int64, error) {
+	if err := failpoint.Hit("sandbox.pause.marked"); err != nil {
+		return 0, err
+	}
 	in, _, guest := s.parts()
 	ctx = untilExit(ctx, in)
 	if err := guest.Freeze(ctx, freezeSync); err != nil {
@@ -107,7 +109,7 @@ func (m *Manager) captureSandbox(ctx context.Context, s *Sandbox, clock *stopwat
 	if err := errors.Join(os.RemoveAll(stage), os.MkdirAll(stage, 0o700)); err != nil {
 		return 0, fault.Wrap(err, "make", "capture directory")
 	}
-	record, stats, err := in.Capture(ctx, stage, runtime.CaptureOptions{Parent: m.parentOf(s)})
+	record, stats, err := in.Capture(ctx, stage, runtime.CaptureOptions{Parent: m.parentOf(s), DiskOnly: opts.DiskOnly})
 	if err != nil {
 		return 0, err
 	}
@@ -116,47 +118,54 @@ func (m *Manager) captureSandbox(ctx context.Context, s *Sandbox, clock *stopwat
 	if err := failpoint.Hit("sandbox.pause.captured"); err != nil {
 		return 0, err
 	}
-	if err := m.publish(s, stage, record); err != nil {
+	man := manifestOf(s.journal(), record)
+	man.CreatedAt, man.DiskOnly, man.Phases = m.cfg.Clock(), opts.DiskOnly, clock.phases
+	err = m.publish(s, stage, man,
+		func() error { return failpoint.Hit("sandbox.pause.manifest") },
+		func() error { return failpoint.Hit("sandbox.pause.renamed") })
+	if err != nil {
 		return 0, err
 	}
 	clock.mark("publish")
 	return stats.BytesWritten, nil
 }
 
-// parentOf is the capture that the sandbox was last resumed from, if any.
+// parentOf is the capture whose memory the sandbox was last resumed with, if any.
 func (m *Manager) parentOf(s *Sandbox) *runtime.Capture {
 	j := s.journal()
-	if j.Capture == 0 {
+	if j.Capture == 0 || j.Booted {
 		return nil
 	}
-	c, _, err := readCapture(s.dir.Capture(j.Capture))
+	c, man, err := readCapture(s.dir.Capture(j.Capture))
 	if err != nil {
 		m.log.Warn("earlier capture is unreadable; saving everything", "sandbox", j.ID, "error", err)
+		return nil
+	}
+	if man.DiskOnly {
 		return nil
 	}
 	return &c
 }
 
-// publish writes the manifest and renames the capture into place.
-func (m *Manager) publish(s *Sandbox, stage string, record json.RawMessage) error {
-	j := s.journal()
-	err := writeManifest(stage, manifestOf(j, record))
-	if err != nil {
+// publish writes the manifest and renames the pending capture into place. written and renamed are
+// called after these steps; with an error of theirs it is not published.
+func (m *Manager) publish(s *Sandbox, stage string, man manifest, written, renamed func() error) error {
+	if err := writeManifest(stage, man); err != nil {
 		return err
 	}
-	if err := failpoint.Hit("sandbox.pause.manifest"); err != nil {
+	if err := written(); err != nil {
 		return err
 	}
-	if err := os.Rename(stage, s.dir.Capture(j.Pending)); err != nil {
+	if err := os.Rename(stage, s.dir.Capture(s.journal().Pending)); err != nil {
 		return fault.Wrap(err, "publish", "capture")
 	}
-	err = errors.Join(syncDir(s.dir.Captures()), syncDir(s.dir.String()), syncDir(m.cfg.Data.Sandboxes()))
+	err := errors.Join(renamed(), syncDir(s.dir.Captures()), syncDir(s.dir.String()), syncDir(m.cfg.Data.Sandboxes()))
 	if err == nil {
 		return nil
 	}
 	// The disk does not promise to keep it. Where it cannot be taken back either, it stands.
 	if back := m.unpublish(s); back != nil {
-		m.log.Error("capture is published, but not synced", "sandbox", j.ID, "error", errors.Join(err, back))
+		m.log.Error("capture is published, but not synced", "sandbox", s.ID(), "error", errors.Join(err, back))
 		return nil
 	}
 	return fault.Wrap(err, "sync", "capture directory")
@@ -188,24 +197,31 @@ func (m *Manager) abandonPause(ctx context.Context, s *Sandbox, cause error) err
 
 // runOn lets a sandbox in the middle of an uncommitted pause run on.
 func (m *Manager) runOn(ctx context.Context, s *Sandbox) error {
-	in, _, guest := s.parts()
-	if in == nil {
-		return fault.New(fault.NotFound, "thaw", "sandbox", "nothing of it runs")
-	}
-	if err := in.Thaw(ctx); err != nil {
-		return err
-	}
-	if err := guest.Thaw(untilExit(ctx, in), s.journal().Generation); err != nil {
+	if err := m.thaw(ctx, s); err != nil {
 		return err
 	}
 	m.dropStage(s)
-	settle := func(j *journal) { j.State, j.Pending = Running, 0 }
+	record := m.recordOf(s) // a capture that was begun may have given it another disk
+	settle := func(j *journal) { j.State, j.Pending, j.Instance = Running, 0, record }
 	if err := s.update(false, settle); err != nil {
 		// It runs, whatever its journal says; after a crash an unpublished pause is thawed.
 		m.log.Warn("a pause's end is not written down", "sandbox", s.ID(), "error", err)
 		s.remember(settle)
 	}
 	return nil
+}
+
+// recordOf is the record of the sandbox's instance as it is now, as far as it can be told.
+func (m *Manager) recordOf(s *Sandbox) json.RawMessage {
+	in, _, _ := s.parts()
+	if in != nil {
+		record, err := in.Record()
+		if err == nil {
+			return record
+		}
+		m.log.Warn("instance's record is not renewed", "sandbox", s.ID(), "error", err)
+	}
+	return s.journal().Instance
 }
 
 // dropStage removes what an uncommitted pause has written.
@@ -253,7 +269,7 @@ func (m *Manager) completePause(ctx context.Context, s *Sandbox, op Operation, r
 	}
 	clock.mark("stop")
 	usage := m.pausedUsage(s)
-	err := m.vacate(ctx, s, true, func(j *journal) {
+	slot, err := m.writeVacant(s, true, func(j *journal) {
 		j.State, j.Reason = Paused, reason
 		j.Capture, j.Pending = j.Pending, 0
 		j.Generation++
@@ -264,102 +280,13 @@ func (m *Manager) completePause(ctx context.Context, s *Sandbox, op Operation, r
 	if err != nil {
 		return classify(err, "the sandbox is saved and will be paused once there is space: ")
 	}
+	err = failpoint.Hit("sandbox.pause.written")
+	m.release(ctx, slot)
 	m.log.Info("sandbox paused", "sandbox", s.ID(), "reason", reason, "phases", phaseText(clock.phases))
+	if err = errors.Join(err, failpoint.Hit("sandbox.pause.released")); err != nil {
+		return err
+	}
 	m.dropUnused(s)
-	return nil
-}
-
-// pausedUsage counts what the pending capture really takes: itself, and what it stands on of the
-// sandbox's own files. The rest is about to be dropped.
-func (m *Manager) pausedUsage(s *Sandbox) runtime.Usage {
-	dir := s.dir.Capture(s.journal().Pending)
-	u := runtime.Usage{MemoryBytes: allocated(dir)}
-	c, _, err := readCapture(dir)
-	if err != nil {
-		return u // only a figure
-	}
-	files, err := s.rt.Files(c)
-	if err != nil {
-		files = []string{s.dir.Disk()}
-	}
-	for _, f := range files {
-		switch {
-		case strings.HasPrefix(f, dir+"/"): // counted
-		case strings.HasPrefix(f, s.dir.Captures()+"/"):
-			u.MemoryBytes += allocated(f)
-		case strings.HasPrefix(f+"/", s.dir.Disk()+"/"):
-			u.DiskBytes += allocated(f)
-		}
-	}
-	return u
-}
-
-// allocated sums blocks × 512 of a file or below a directory: real use, not apparent size.
-func allocated(path string) int64 {
-	var total int64
-	_ = filepath.WalkDir(path, func(_ string, d os.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return nil //nolint:nilerr // what vanished meanwhile takes no space
-		}
-		if info, err := d.Info(); err == nil {
-			total += info.Sys().(*syscall.Stat_t).Blocks * 512
-		}
-		return nil
-	})
-	return total
-}
-
-// dropUnused removes captures and disk files that the current capture does not stand on. What
-// it cannot remove waits for the next time.
-func (m *Manager) dropUnused(s *Sandbox) {
-	if err := m.tryDropUnused(s); err != nil {
-		m.log.Warn("superseded captures stay", "sandbox", s.ID(), "error", err)
-	}
-}
-
-func (m *Manager) tryDropUnused(s *Sandbox) error {
-	current := s.dir.Capture(s.journal().Capture)
-	c, _, err := readCapture(current)
-	if err != nil {
-		return err
-	}
-	files, err := s.rt.Files(c)
-	if err != nil {
-		return err
-	}
-	keep := map[string]bool{}
-	for _, f := range files {
-		keep[f] = true
-	}
-	var errs []error
-	for _, dir := range []string{s.dir.Captures(), s.dir.Disk()} {
-		errs = append(errs, prune(dir, func(path string) bool {
-			return keep[path] || strings.HasPrefix(path, current+"/")
-		}))
-	}
-	return errors.Join(errs...)
-}
-
-// prune deletes every file below dir that is not kept, and directories left empty.
-func prune(dir string, keep func(string) bool) error {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		path := filepath.Join(dir, e.Name())
-		switch {
-		case e.IsDir():
-			if err := prune(path, keep); err != nil {
-				return err
-			}
-			_ = os.Remove(path) // only when it is empty
-		case !keep(path):
-			if err := os.Remove(path); err != nil {
-				return err
-			}
-		}
-	}
 	return nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/roosthq/roost/internal/fault"
 	"github.com/roosthq/roost/internal/host/guestclient"
@@ -123,15 +124,15 @@ func (m *Manager) recoverOne(ctx context.Context, s *Sandbox) error {
 		return err
 	}
 	defer leave()
-	rebooted := m.noteBoot(s)
+	if m.rebooted(s) && m.ran(s) {
+		return m.die(ctx, s, Lost, "the host was rebooted at "+clockText(bootedAt()))
+	}
+	m.noteBoot(s)
 	j := s.journal()
 	if err := s.gone(); err != nil {
 		m.log.Warn("sandbox without its runtime", "sandbox", j.ID, "state", j.State, "error", err)
 	}
-	switch {
-	case rebooted && (j.State == Running || m.waits(s)):
-		return m.fail(ctx, s, "the host was rebooted")
-	case s.gone() != nil:
+	if s.gone() != nil {
 		return m.finish(ctx, s)
 	}
 	switch j.State {
@@ -139,6 +140,8 @@ func (m *Manager) recoverOne(ctx context.Context, s *Sandbox) error {
 		return m.adopt(ctx, s)
 	case Pausing:
 		return m.recoverPause(ctx, s)
+	case Snapshotting:
+		return m.recoverSnapshot(ctx, s)
 	case Paused:
 		m.dropUnused(s)
 		return nil
@@ -151,25 +154,50 @@ func (m *Manager) recoverOne(ctx context.Context, s *Sandbox) error {
 // failed. What is paused is synced.
 const unsynced = 2
 
-// noteBoot tells a host that was rebooted from an agent that was restarted. After a reboot the
-// journal may be older than what others were told of the sandbox; its generation is raised
-// above that, or nobody would believe it.
-func (m *Manager) noteBoot(s *Sandbox) (rebooted bool) {
+// rebooted tells a host that was rebooted from an agent that was restarted.
+func (m *Manager) rebooted(s *Sandbox) bool {
 	old := s.journal().BootID
-	if old == m.boot {
+	return old != "" && old != m.boot
+}
+
+// ran says whether a sandbox ran when its journal was written, with nothing that it could be
+// woken from as it was then.
+func (m *Manager) ran(s *Sandbox) bool {
+	switch s.journal().State {
+	case Running, Snapshotting:
+		return true
+	case Pausing:
+		return !m.published(s)
+	default:
 		return false
 	}
-	rebooted = old != ""
-	err := s.update(rebooted, func(j *journal) {
-		j.BootID = m.boot
-		if rebooted {
-			j.Generation += unsynced
-		}
-	})
-	if err != nil {
+}
+
+// bootedAt is when the host was started.
+func bootedAt() time.Time {
+	var up unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &up); err != nil {
+		return time.Now()
+	}
+	return time.Now().Add(-time.Duration(up.Nano()))
+}
+
+// thisBoot notes the host's boot. After a reboot the journal may be older than what others were
+// told of the sandbox; its generation is raised above that, or nobody would believe it.
+func (m *Manager) thisBoot(j *journal) {
+	if j.BootID != "" && j.BootID != m.boot {
+		j.Generation += unsynced
+	}
+	j.BootID = m.boot
+}
+
+func (m *Manager) noteBoot(s *Sandbox) {
+	if s.journal().BootID == m.boot {
+		return
+	}
+	if err := s.update(m.rebooted(s), m.thisBoot); err != nil {
 		m.log.Error("write down the host's boot", "sandbox", s.ID(), "error", err)
 	}
-	return rebooted
 }
 
 // adopt takes over a running sandbox; one that ended meanwhile is failed.
@@ -241,4 +269,15 @@ func (m *Manager) recoverPause(ctx context.Context, s *Sandbox) error {
 		return m.lose(ctx, s, "it ended during a pause, while the agent was down", adopted)
 	}
 	return m.finish(ctx, s)
+}
+
+// recoverSnapshot lets the source of a snapshot run on that an earlier agent, or an operation
+// which could not end it, left in the middle.
+func (m *Manager) recoverSnapshot(ctx context.Context, s *Sandbox) error {
+	if in, _, _ := s.parts(); in == nil {
+		if err := m.takeOver(ctx, s); err != nil {
+			return m.lose(ctx, s, "it ended during a snapshot, while the agent was down", err)
+		}
+	}
+	return m.finishSnapshot(ctx, s)
 }

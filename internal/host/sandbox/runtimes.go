@@ -85,7 +85,7 @@ func (m *Manager) waits(s *Sandbox) bool {
 		return false
 	}
 	j := s.journal()
-	return j.State == Running || j.State == Pausing && !m.published(s)
+	return j.State == Running || j.State == Snapshotting || j.State == Pausing && !m.published(s)
 }
 
 func (a *absent) reason() string { return "it runs in " + a.name + ", and " + a.why }

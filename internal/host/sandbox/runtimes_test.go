@@ -191,10 +191,10 @@ func TestALostRuntimeInTheMiddle(t *testing.T) {
 		"pausing":    {func(j *journal) { j.State, j.Pending = Pausing, j.Capture+1 }, Pausing},
 		"published":  {func(j *journal) { j.State, j.Pending, j.Capture = Pausing, j.Capture, 0 }, Paused},
 		"resuming":   {func(j *journal) { j.State = Resuming }, Paused},
-		"rebooted":   {func(j *journal) { j.State, j.BootID = Running, "another" }, Failed},
+		"rebooted":   {func(j *journal) { j.State, j.BootID = Running, "another" }, Lost},
 		"reboot in a pause": {func(j *journal) {
 			j.State, j.Pending, j.BootID = Pausing, j.Capture+1, "another"
-		}, Failed},
+		}, Lost},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

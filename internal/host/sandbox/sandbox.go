@@ -34,6 +34,11 @@ type Sandbox struct {
 	// for the gate, so that whoever gets it before them gives up at once.
 	abort  context.CancelCauseFunc
 	doomed int
+	// yield ends work in the background that holds the gate; waiting counts who wants it.
+	yield   context.CancelFunc
+	waiting int
+	// shallow is the capture that needs no merging; the gate guards it.
+	shallow int
 	// inFlight are the requests that the guest is being asked.
 	inFlight int
 
@@ -49,12 +54,47 @@ func newSandbox(dir paths.Sandbox, j journal, rt runtime.Runtime) *Sandbox {
 
 // enter takes the gate and returns the context of the transition.
 func (s *Sandbox) enter(ctx context.Context) (context.Context, func(), error) {
+	defer s.want()()
 	select {
 	case s.gate <- struct{}{}:
 		ctx, leave := s.begin(ctx)
 		return ctx, leave, nil
 	case <-ctx.Done():
 		return nil, nil, explain(ctx, fault.Wrap(ctx.Err(), "wait for", "sandbox "+s.ID()))
+	}
+}
+
+// want takes the gate from who only works in the background, until undo.
+func (s *Sandbox) want() (undo func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.waiting++
+	if s.yield != nil {
+		s.yield()
+	}
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.waiting--
+	}
+}
+
+// beginYielding is begin for work in the background: its context ends when somebody wants the gate.
+func (s *Sandbox) beginYielding(ctx context.Context) (context.Context, func()) {
+	ctx, leave := s.begin(ctx)
+	ctx, cancel := context.WithCancel(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.yield = cancel
+	if s.waiting > 0 {
+		cancel()
+	}
+	return ctx, func() {
+		cancel()
+		s.mu.Lock()
+		s.yield = nil
+		s.mu.Unlock()
+		leave()
 	}
 }
 

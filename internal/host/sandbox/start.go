@@ -116,7 +116,7 @@ func (m *Manager) launch(ctx context.Context, s *Sandbox, slot *network.Slot, sr
 	if err != nil {
 		return err
 	}
-	err = s.update(false, func(j *journal) { j.Instance = record })
+	err = s.update(false, func(j *journal) { j.Instance, j.Booted = record, src.capture == nil })
 	return errors.Join(err, failpoint.Hit("sandbox.start.recorded"))
 }
 

@@ -27,11 +27,13 @@ const (
 // transitions is the one table of what may follow what. Destroying may follow everything.
 var transitions = map[State][]State{
 	Creating:     {Running},
-	Running:      {Pausing, Failed, Snapshotting},
-	Snapshotting: {Running, Failed},
-	Pausing:      {Paused, Running, Failed},
+	Running:      {Pausing, Snapshotting, Failed, Lost},
+	Snapshotting: {Running, Failed, Lost},
+	Pausing:      {Paused, Running, Failed, Lost},
 	Paused:       {Resuming},
-	Resuming:     {Running, Paused},
+	Resuming:     {Running, Paused, Failed, Lost},
+	Failed:       {Paused, Resuming},
+	Lost:         {Paused, Resuming},
 }
 
 // may says whether a sandbox in state from may go to state to.
@@ -48,8 +50,8 @@ func need(id string, have, want State, op string) error {
 	switch have {
 	case Paused:
 		return f.WithHint("resume it: roost resume " + id)
-	case Failed:
-		return f.WithHint("see why with `roost info " + id + "`, remove it with `roost rm " + id + "`")
+	case Failed, Lost:
+		return f.WithHint("start it from what was saved of it: `roost resume --cold " + id + "`; or remove it: `roost rm " + id + "`")
 	case Running:
 		return f
 	default:
