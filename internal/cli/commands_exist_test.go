@@ -25,10 +25,11 @@ func TestCommandsInHintsAndDocumentsExist(t *testing.T) {
 	files, err := filepath.Glob("*.go")
 	require.NoError(t, err)
 	files = slices.DeleteFunc(files, func(f string) bool { return strings.HasSuffix(f, "_test.go") })
-	documents, err := filepath.Glob("../../docs/*.md")
-	require.NoError(t, err)
+	for _, page := range []string{"cli", "operations", "api", "templates", "security", "from-e2b"} { // What is for users.
+		files = append(files, filepath.Join("../../docs", page+".md"))
+	}
 	found := 0
-	for _, file := range append(files, documents...) {
+	for _, file := range files {
 		text, err := os.ReadFile(file)
 		require.NoError(t, err)
 		for _, m := range mention.FindAllStringSubmatch(string(text), -1) {

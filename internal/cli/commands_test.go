@@ -172,7 +172,7 @@ func TestLogsFollowUntilTheSandboxEnds(t *testing.T) {
 func TestTemplatesAndKeys(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
-	require.Regexp(t, `base +base +- +2 +300 MiB +- +1x512MiB +sha256:abc`, s.ok(t, "template", "ls"))
+	require.Regexp(t, `base +base +- +2 +300 MiB +- +ready +1x512MiB +sha256:abc`, s.ok(t, "template", "ls"))
 	require.Equal(t, "base", decode[v1.TemplateList](t, s.ok(t, "template", "ls", "--json")).Templates[0].Name)
 	r := s.run(t, nil, "key", "create", "ci")
 	require.Equal(t, "roost_abSECRET\n", r.stdout)

@@ -76,7 +76,10 @@ func (f *family) addTemplate(t v1.Template) {
 	if known := f.templates[t.Name]; known != nil && known.Name == t.Name {
 		return
 	}
-	n := &node{Kind: kindTemplate, Name: t.Name, ID: t.Id, SizeBytes: &t.SizeBytes, OwnBytes: t.OwnBytes, CreatedAt: t.CreatedAt, source: text(t.SourceSandboxId)}
+	n := &node{
+		Kind: kindTemplate, Name: t.Name, ID: t.Id, State: text(t.State), SizeBytes: &t.SizeBytes, OwnBytes: t.OwnBytes,
+		CreatedAt: t.CreatedAt, source: text(t.SourceSandboxId),
+	}
 	if t.Type == v1.Snapshot {
 		n.Kind = kindSnapshot
 	}
@@ -132,14 +135,15 @@ func (f *family) template(name string) *node {
 // sandbox is the one of that id; one that is gone came from the template, as far as anybody
 // still knows.
 func (f *family) sandbox(id, template string) *node {
-	if f.sandboxes[id] == nil {
-		n := f.add(&node{Kind: kindSandbox, Name: id, ID: id, Gone: true})
+	n := f.sandboxes[id]
+	if n == nil {
+		n = f.add(&node{Kind: kindSandbox, Name: id, ID: id, Gone: true})
 		f.sandboxes[id] = n
-		if template != "" {
-			hang(n, f.template(template))
-		}
 	}
-	return f.sandboxes[id]
+	if n.Gone && n.parent == nil && template != "" {
+		hang(n, f.template(template))
+	}
+	return n
 }
 
 // hang makes n a child of parent, unless parent comes from n.

@@ -101,6 +101,20 @@ func TestTreeOfTemplatesFromSnapshots(t *testing.T) {
 	require.Equal(t, "base\n. s1\n. . snap1\n. . . t3\n. . . t1\n. . t2", shape(t, f.roots()))
 }
 
+func TestTreeShowsWhatStartsNothing(t *testing.T) {
+	t.Parallel()
+	lost, state := snapshotOf("snap1", "", "", 1), "lost"
+	lost.State = &state
+	require.Equal(t, "snap1  lost snapshot, 60 MiB (12 MiB own)", newFamily([]v1.Template{lost}, nil).find("snap1").line())
+}
+
+// Of several that came from one that is gone, the one that knows where that came from decides.
+func TestTreeOfAGoneSandboxWhoseTemplateOneChildKnows(t *testing.T) {
+	t.Parallel()
+	f := newFamily([]v1.Template{template("base"), snapshotOf("a", "x", "", 1), snapshotOf("b", "x", "base", 2)}, nil)
+	require.Equal(t, "base\n. (gone) x\n. . a\n. . b", shape(t, f.roots()))
+}
+
 func TestTreeOfRings(t *testing.T) {
 	t.Parallel()
 	self := template("self")

@@ -12,7 +12,7 @@ import (
 // what it was asked in bodies.
 
 func warmBase() v1.Template {
-	t := v1.Template{Id: "tbase", Name: "base", Type: v1.Base, Digest: "sha256:abc", SizeBytes: 300 << 20, Children: ptr(2)}
+	t := v1.Template{Id: "tbase", Name: "base", Type: v1.Base, Digest: "sha256:abc", SizeBytes: 300 << 20, Children: ptr(2), State: ptr("ready")}
 	t.WarmSizes = &[]struct {
 		MemoryMb int `json:"memory_mb"`
 		Vcpus    int `json:"vcpus"`
@@ -23,7 +23,7 @@ func warmBase() v1.Template {
 // snapshot is one of sandbox "source", with everything that a table shows.
 func snapshot(name, source string) v1.Template {
 	return v1.Template{Id: "id-" + name, Name: name, Type: v1.Snapshot, SourceSandboxId: &source, Parent: ptr("base"), SizeBytes: 60 << 20,
-		OwnBytes: ptr(int64(12 << 20)), Children: ptr(0), Runtime: ptr("gvisor"), Isolation: ptr("sentry"), Vcpus: ptr(1), MemoryMb: ptr(512), DiskSizeMb: ptr(5120), FrozenMs: ptr(45.2)}
+		OwnBytes: ptr(int64(12 << 20)), Children: ptr(0), State: ptr("ready"), Runtime: ptr("gvisor"), Isolation: ptr("sentry"), Vcpus: ptr(1), MemoryMb: ptr(512), DiskSizeMb: ptr(5120), FrozenMs: ptr(45.2)}
 }
 
 func (s *server) asked(body any) {

@@ -85,7 +85,7 @@ func (a *app) snapshotLsCommand() *cobra.Command {
 		Long: `List snapshots, newest first. FROM is the sandbox that each was taken of, TEMPLATE what that one came
 from. SIZE is the real use of all it needs but its template; snapshots, forks and sandboxes share files,
 so sizes do not add up. OWN is what only this one needs and a delete gives back. CHILDREN are sandboxes and
-snapshots that come from it.`,
+snapshots that come from it. Only a ready one starts sandboxes; of a lost one the host has nothing any more.`,
 		Example: `  roost snapshot ls
   roost snapshot ls --sandbox $id
   roost snapshot rm $(roost snapshot ls -q --sandbox $id)`,
@@ -132,10 +132,10 @@ func (c *client) snapshots(ctx context.Context, of string) ([]v1.Template, error
 }
 
 func snapshotTable(snapshots []v1.Template) error {
-	t := newTable(os.Stdout, "NAME", "FROM", "TEMPLATE", "RUNTIME", "SIZE", "OWN", "CHILDREN", "AGE")
+	t := newTable(os.Stdout, "NAME", "FROM", "TEMPLATE", "RUNTIME", "SIZE", "OWN", "CHILDREN", "AGE", "STATE")
 	for _, s := range snapshots {
 		t.row(s.Name, orDash(s.SourceSandboxId), orDash(s.Parent), orDash(s.Runtime),
-			size(s.SizeBytes), ownSize(s), children(s), madeAge(s))
+			size(s.SizeBytes), ownSize(s), children(s), madeAge(s), stateOf(s))
 	}
 	return t.flush()
 }
@@ -171,6 +171,7 @@ func (a *app) showSnapshot(ctx context.Context, c *client, args []string) error 
 func snapshotInfo(s v1.Template) error {
 	t := newTable(os.Stdout, "Name", s.Name)
 	t.row("ID", s.Id)
+	t.row("State", stateOf(s))
 	t.row("From", orDash(s.SourceSandboxId))
 	t.row("Template", orDash(s.Parent))
 	t.row("Isolation", orDash(s.Isolation))

@@ -49,12 +49,13 @@ func TestSnapshotLs(t *testing.T) {
 	made := snapshot("ready", running)
 	made.CreatedAt = ptr(time.Now().Add(-5 * time.Hour))
 	bare := snapshot("bare", pausedID)
+	bare.State, bare.Reason = ptr("lost"), ptr("the host no longer has it")
 	bare.Parent, bare.OwnBytes, bare.Children, bare.Runtime = nil, nil, nil, nil
 	s.snapshots = []v1.Template{made, bare}
 	lines := strings.Split(strings.TrimSpace(s.ok(t, "snapshot", "ls")), "\n")
-	require.Equal(t, strings.Fields("NAME FROM TEMPLATE RUNTIME SIZE OWN CHILDREN AGE"), strings.Fields(lines[0]))
-	require.Equal(t, strings.Fields("ready "+running+" base gvisor 60 MiB 12 MiB 0 5h"), strings.Fields(lines[1]))
-	require.Equal(t, strings.Fields("bare "+pausedID+" - - 60 MiB - - -"), strings.Fields(lines[2]))
+	require.Equal(t, strings.Fields("NAME FROM TEMPLATE RUNTIME SIZE OWN CHILDREN AGE STATE"), strings.Fields(lines[0]))
+	require.Equal(t, strings.Fields("ready "+running+" base gvisor 60 MiB 12 MiB 0 5h ready"), strings.Fields(lines[1]))
+	require.Equal(t, strings.Fields("bare "+pausedID+" - - 60 MiB - - - lost (the host no longer has it)"), strings.Fields(lines[2]))
 	require.Equal(t, "ready\n", s.ok(t, "snapshot", "ls", "-q", "--sandbox", running))
 	require.Len(t, decode[v1.TemplateList](t, s.ok(t, "snapshot", "ls", "--json")).Templates, 2)
 	require.Equal(t, 2, s.run(t, nil, "snapshot", "ls", "--sandbox", "a/b").code)
@@ -117,7 +118,7 @@ func TestTemplateLsShowsWhereOneComesFrom(t *testing.T) {
 	s := newServer(t)
 	s.templates = append(s.templates, v1.Template{Name: "django", Type: v1.Base, SourceSandboxId: ptr(running), Parent: ptr("base"), Children: ptr(0)}, v1.Template{Name: "flask", Type: v1.Base, Parent: ptr("ready")})
 	out := s.ok(t, "template", "ls")
-	require.Regexp(t, `NAME +TYPE +FROM +CHILDREN +SIZE +AGE +WARM +DIGEST`, out)
+	require.Regexp(t, `NAME +TYPE +FROM +CHILDREN +SIZE +AGE +STATE +WARM +DIGEST`, out)
 	require.Regexp(t, `django +base +`+running+` +0 `, out)
 	require.Regexp(t, `flask +base +ready +- `, out)
 }

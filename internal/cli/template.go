@@ -39,8 +39,8 @@ func group(cmd *cobra.Command) *cobra.Command {
 func (a *app) templateLsCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "ls",
-		Short: "List templates",
-		Long: `List templates. FROM is the sandbox or snapshot that one was made of, CHILDREN are the sandboxes and
+		Short: "List templates and snapshots",
+		Long: `List templates and snapshots, newest first. FROM is the sandbox or snapshot that one was made of, CHILDREN are the sandboxes and
 snapshots that come from it directly. SIZE is real use on the host; WARM are the sizes (vCPUs x memory)
 that start by restoring memory, other sizes boot once.`,
 		Example: `  roost template ls
@@ -60,9 +60,10 @@ that start by restoring memory, other sizes boot once.`,
 }
 
 func templateTable(templates []v1.Template) error {
-	t := newTable(os.Stdout, "NAME", "TYPE", "FROM", "CHILDREN", "SIZE", "AGE", "WARM", "DIGEST")
+	t := newTable(os.Stdout, "NAME", "TYPE", "FROM", "CHILDREN", "SIZE", "AGE", "STATE", "WARM", "DIGEST")
 	for _, m := range templates {
-		t.row(m.Name, string(m.Type), firstOf(text(m.SourceSandboxId), text(m.Parent), "-"), children(m), size(m.SizeBytes), madeAge(m), warmSizes(m), m.Digest)
+		from := firstOf(text(m.SourceSandboxId), text(m.Parent), "-")
+		t.row(m.Name, string(m.Type), from, children(m), size(m.SizeBytes), madeAge(m), stateOf(m), warmSizes(m), m.Digest)
 	}
 	return t.flush()
 }
@@ -75,6 +76,17 @@ func madeAge(m v1.Template) string {
 }
 
 func children(m v1.Template) string { return orUnknown(m.Children, strconv.Itoa) }
+
+// ready is the state of a template that sandboxes start from.
+const ready = "ready"
+
+// stateOf is a template's state, and the reason when there is one.
+func stateOf(m v1.Template) string {
+	if reason := text(m.Reason); reason != "" {
+		return orDash(m.State) + " (" + reason + ")"
+	}
+	return orDash(m.State)
+}
 
 func ownSize(m v1.Template) string { return orUnknown(m.OwnBytes, size) }
 

@@ -144,6 +144,8 @@ func (n *node) line() string {
 
 func (n *node) label() string {
 	switch {
+	case n.Kind != kindSandbox && n.State != "" && n.State != ready:
+		return n.State + " " + n.Kind
 	case n.Kind != kindSandbox:
 		return n.Kind
 	case n.Fork:

@@ -41,7 +41,7 @@ func TestSnapshotTreeAsJSON(t *testing.T) {
 	at, err := s.sandboxes[running].CreatedAt.MarshalText()
 	require.NoError(t, err)
 	require.JSONEq(t, `{"roots":[{"kind":"sandbox","name":"`+running+`","id":"`+running+`","gone":false,"state":"running","disk_used_bytes":12582912,"created_at":"`+string(at)+`","children":[
-		{"kind":"snapshot","name":"ready","id":"id-ready","gone":false,"size_bytes":62914560,"own_bytes":12582912,"children":[
+		{"kind":"snapshot","name":"ready","id":"id-ready","gone":false,"state":"ready","size_bytes":62914560,"own_bytes":12582912,"children":[
 			{"kind":"sandbox","name":"`+pausedID+`","id":"`+pausedID+`","gone":false,"state":"paused","disk_used_bytes":12582912,"created_at":"`+string(at)+`","children":[]}]}]}]}`,
 		s.ok(t, "snapshot", "tree", running, "--json"))
 	gone := decode[struct{ Roots []map[string]any }](t, s.ok(t, "snapshot", "tree", "old", "--json")).Roots[0]
