@@ -1,12 +1,15 @@
 package sandbox
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -122,14 +125,69 @@ func TestManifest(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, man, got)
 	require.Equal(t, runtime.Capture{Dir: dir, Record: man.Record}, c)
-	man.Version++
-	require.NoError(t, writeManifest(dir, man))
-	_, _, err = readCapture(dir)
+	raw, err := os.ReadFile(filepath.Join(dir, paths.Manifest))
+	require.NoError(t, err)
+	require.Equal(t, "roost-capture 2 ", string(raw[:16]))
+
+	// What an earlier Roost wrote is read; what a later one may write is not, nor is it damage.
+	bare := `{"version":1,"sandbox_id":"x","generation":3,"record":{"a":1},"control_token":"t"}`
+	_, got, err = readManifest(t, dir, []byte(bare))
+	require.NoError(t, err)
+	require.Equal(t, "x", got.SandboxID)
+	head := "roost-capture 3 "
+	_, _, err = readManifest(t, dir, []byte(head+manifestSum(head, []byte("?"))+"\n?"))
 	require.Equal(t, fault.FailedPrecondition, fault.KindOf(err))
-	require.ErrorContains(t, err, "format is version 2, this roost reads 1")
-	require.NoError(t, os.WriteFile(filepath.Join(dir, paths.Manifest), []byte("x"), 0o600))
-	_, _, err = readCapture(dir)
-	require.ErrorContains(t, err, "parse capture manifest")
+	require.ErrorContains(t, err, "format is version 3, this roost reads 2")
+	for _, bad := range []string{"x", "", "\n", "{", `{"version":2}`, string(raw) + "\n", string(raw) + string(raw)} {
+		_, _, err = readManifest(t, dir, []byte(bad))
+		require.Equal(t, fault.DataLoss, fault.KindOf(err), "%q", bad)
+		require.ErrorContains(t, err, "parse capture manifest")
+	}
+}
+
+func readManifest(t *testing.T, dir string, raw []byte) (runtime.Capture, manifest, error) {
+	t.Helper()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, paths.Manifest), raw, 0o600))
+	return readCapture(dir)
+}
+
+// Every flipped bit and every cut of a manifest is seen.
+func TestDamagedManifest(t *testing.T) {
+	t.Parallel()
+	man := manifest{
+		Version: manifestVersion, SandboxID: "x", Generation: 3, Record: []byte(`{"a":1}`), ControlToken: "t",
+		TemplateName: "base", Envs: map[string]string{"A": "b"}, IdleTimeout: time.Minute, DiskOnly: true,
+	}
+	raw, err := man.encode()
+	require.NoError(t, err)
+	got, err := parseManifest(raw)
+	require.NoError(t, err)
+	require.Equal(t, man, got)
+	for bit := range 8 * len(raw) {
+		bad := bytes.Clone(raw)
+		bad[bit/8] ^= 1 << (bit % 8)
+		_, err := parseManifest(bad)
+		require.True(t, fault.Is(err, fault.DataLoss), "bit %d: %v", bit, err)
+	}
+	for n := range raw {
+		_, err := parseManifest(raw[:n])
+		require.True(t, fault.Is(err, fault.DataLoss), "cut at %d: %v", n, err)
+	}
+}
+
+func FuzzManifest(f *testing.F) {
+	raw, err := manifest{SandboxID: "x", Record: []byte(`{}`)}.encode()
+	require.NoError(f, err)
+	f.Add(raw)
+	f.Add([]byte(`{"version":1}`))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		man, err := parseManifest(raw)
+		if err == nil && man.Version == manifestVersion {
+			_, body, err := openManifest(raw)
+			require.NoError(t, err)
+			require.True(t, json.Valid(body))
+		}
+	})
 }
 
 func TestPrune(t *testing.T) {

@@ -1,11 +1,17 @@
 package sandbox
 
 import (
+	"bytes"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
+
+	"github.com/zeebo/xxh3"
 
 	"github.com/roosthq/roost/internal/fault"
 	"github.com/roosthq/roost/internal/host/paths"
@@ -49,28 +55,91 @@ func manifestOf(j journal, record json.RawMessage) manifest {
 	}
 }
 
-const manifestVersion = 1
+// A manifest file is a line "roost-capture VERSION SUM" and a body in JSON. SUM is the xxh3-128, in
+// hex, of the line up to it and the body: whatever bit of the file differs, it is refused. Version 1
+// was the body alone.
+const (
+	manifestMagic   = "roost-capture"
+	manifestVersion = 2
+	bareVersion     = 1
+)
 
-// readCapture reads a published capture.
-func readCapture(dir string) (runtime.Capture, manifest, error) {
+// encode is the manifest as a file.
+func (man manifest) encode() ([]byte, error) {
+	man.Version = manifestVersion
+	body, err := json.Marshal(man)
+	if err != nil {
+		return nil, err
+	}
+	head := fmt.Sprintf("%s %d ", manifestMagic, manifestVersion)
+	return fmt.Appendf(nil, "%s%s\n%s", head, manifestSum(head, body), body), nil
+}
+
+func manifestSum(head string, body []byte) string {
+	sum := xxh3.Hash128(append([]byte(head), body...)).Bytes()
+	return hex.EncodeToString(sum[:])
+}
+
+// parseManifest is the reverse of encode.
+func parseManifest(raw []byte) (manifest, error) {
+	version, body := bareVersion, raw
+	if !bytes.HasPrefix(raw, []byte("{")) {
+		var err error
+		if version, body, err = openManifest(raw); err != nil {
+			return manifest{}, err
+		}
+	}
+	if version > manifestVersion {
+		return manifest{}, fault.New(fault.FailedPrecondition, "", "",
+			fmt.Sprintf("its format is version %d, this roost reads %d", version, manifestVersion)).
+			WithHint("it was saved by a newer roost: install that")
+	}
 	var man manifest
+	if err := json.Unmarshal(body, &man); err != nil {
+		return manifest{}, damaged(err.Error())
+	}
+	if man.Version != version {
+		return manifest{}, damaged(fmt.Sprintf("it says that it is of version %d", man.Version))
+	}
+	return man, nil
+}
+
+// openManifest checks a manifest's first line, and the sum before anything else that it says.
+func openManifest(raw []byte) (version int, body []byte, err error) {
+	line, body, found := bytes.Cut(raw, []byte("\n"))
+	head, sum := line, ""
+	if at := bytes.LastIndexByte(line, ' ') + 1; at > 0 {
+		head, sum = line[:at], string(line[at:])
+	}
+	if !found || sum != manifestSum(string(head), body) {
+		return 0, nil, damaged("its checksum is wrong")
+	}
+	magic, number, _ := strings.Cut(strings.TrimSpace(string(head)), " ")
+	version, err = strconv.Atoi(number)
+	if magic != manifestMagic || err != nil {
+		return 0, nil, damaged("it is no manifest")
+	}
+	return version, body, nil
+}
+
+func damaged(why string) error { return fault.New(fault.DataLoss, "", "", why) }
+
+// readCapture reads a published capture. One whose manifest is damaged is fault.DataLoss.
+func readCapture(dir string) (runtime.Capture, manifest, error) {
 	raw, err := os.ReadFile(filepath.Join(dir, paths.Manifest))
 	if err != nil {
-		return runtime.Capture{}, man, fault.Wrap(err, "read", "capture manifest")
+		return runtime.Capture{}, manifest{}, fault.Wrap(err, "read", "capture manifest")
 	}
-	if err := json.Unmarshal(raw, &man); err != nil {
-		return runtime.Capture{}, man, fault.Wrap(err, "parse", "capture manifest "+dir)
-	}
-	if man.Version != manifestVersion {
-		return runtime.Capture{}, man, fault.New(fault.FailedPrecondition, "read", "capture "+dir,
-			fmt.Sprintf("its format is version %d, this roost reads %d", man.Version, manifestVersion))
+	man, err := parseManifest(raw)
+	if err != nil {
+		return runtime.Capture{}, manifest{}, fault.Wrap(err, "parse", "capture manifest "+dir)
 	}
 	return runtime.Capture{Dir: dir, Record: man.Record}, man, nil
 }
 
 // writeManifest replaces a published capture's manifest as a whole.
 func writeManifest(dir string, man manifest) error {
-	raw, err := json.Marshal(man)
+	raw, err := man.encode()
 	if err != nil {
 		return err
 	}
