@@ -27,7 +27,8 @@
 // Seal fails after its Switch succeeded, it returns the next live disk beside the error. The VM
 // uses that disk and the old one is its top layer; Seal the old one again, with a nil Switch.
 //
-// Grow, Merge and Flatten refuse a file that a VM still has open for writing
+// Merge and Flatten verify the layers that they read: what they make of a damaged one would look
+// whole. Grow, Merge and Flatten refuse a file that a VM still has open for writing
 // (fault.FailedPrecondition). Remove and Detach are
 // idempotent: what does not exist is removed. A live disk's files lie in the directory given
 // at Open and nowhere else. Files are sparse; Usage is allocated blocks × 512. Nothing inside
@@ -65,7 +66,9 @@ type Layer struct {
 	// SizeBytes is the size of the disk that the layer was the top of.
 	SizeBytes int64 `json:"size_bytes"`
 	// Sum is the checksum of the file, holes as zeros, made when it was sealed or merged: it is
-	// what Verify compares with. Empty for a layer of an earlier Roost.
+	// what Verify compares with (XXH3-128 in hex: it finds damage, not forgery). Empty for a
+	// layer of an earlier Roost, or that an adopted VM's disk turned out to stand on; sealing that
+	// once more makes it.
 	Sum string `json:"sum,omitempty"`
 }
 

@@ -68,6 +68,8 @@ var cases = []struct {
 	{"FlattenIsEqualAndSparse", flattenIsEqualAndSparse},
 	{"RemoveIsIdempotent", removeIsIdempotent},
 	{"UsageIsReal", usageIsReal},
+	{"VerifyFindsDamage", verifyFindsDamage},
+	{"DamageIsNotCopied", damageIsNotCopied},
 	{"CrashKeepsFlushedWrites", crashKeepsFlushedWrites},
 	{"RandomOperations", randomOperations},
 }

@@ -108,6 +108,8 @@ func sealUnderWrite(r *rig) {
 		require.NoError(r, err)
 		require.NotNil(r, next)
 		require.Equal(r, live.Stack.With(layer), next.Stack)
+		require.NotEmpty(r, layer.Sum)
+		require.NoError(r, r.Verify(r.Context(), layer))
 		live = *next
 		checks = append(checks, r.unchanged(live.Stack))
 	}

@@ -110,8 +110,3 @@ func (Driver) Usage(path string) (int64, error) {
 	}
 	return st.Blocks * 512, nil
 }
-
-// Verify implements disk.Driver.
-func (Driver) Verify(context.Context, disk.Layer) error {
-	return errors.New("not yet")
-}

@@ -17,7 +17,7 @@ import (
 const holeSize = 4096
 
 // Flatten writes a stack as one sparse raw image.
-func (Driver) Flatten(ctx context.Context, stack disk.Stack, dst string) (disk.Base, error) {
+func (d Driver) Flatten(ctx context.Context, stack disk.Stack, dst string) (disk.Base, error) {
 	if _, err := checkStack(stack); err != nil {
 		return disk.Base{}, err
 	}
@@ -33,6 +33,9 @@ func (Driver) Flatten(ctx context.Context, stack disk.Stack, dst string) (disk.B
 	defer ls.close()
 	flat := disk.Base{Path: dst, SizeBytes: stack.SizeBytes()}
 	err = publish(ctx, dst, func(ctx context.Context, f *os.File) error {
+		if err := d.verifyAll(ctx, stack.Layers); err != nil {
+			return err
+		}
 		fl := flattener{out: f, base: base, baseSize: stack.Base.SizeBytes, buf: make([]byte, clusterSize)}
 		return fl.flatten(ctx, ls, flat.SizeBytes)
 	})

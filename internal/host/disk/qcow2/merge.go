@@ -11,7 +11,7 @@ import (
 
 // Merge writes layers into one: of each cluster the topmost layer's, zeros as zeros, and what
 // no layer has changed stays unchanged.
-func (Driver) Merge(ctx context.Context, below disk.Stack, list []disk.Layer, dst string) (disk.Layer, error) {
+func (d Driver) Merge(ctx context.Context, below disk.Stack, list []disk.Layer, dst string) (disk.Layer, error) {
 	if len(list) == 0 {
 		return disk.Layer{}, fault.New(fault.Invalid, "merge into", dst, "there are no layers")
 	}
@@ -24,14 +24,21 @@ func (Driver) Merge(ctx context.Context, below disk.Stack, list []disk.Layer, ds
 		return disk.Layer{}, err
 	}
 	defer ls.close()
-	size := whole.SizeBytes()
-	err = publish(ctx, dst, func(ctx context.Context, f *os.File) error {
-		return merge(ctx, ls, f, size)
+	merged := disk.Layer{Path: dst, SizeBytes: whole.SizeBytes()}
+	err = publish(ctx, dst, func(ctx context.Context, f *os.File) (err error) {
+		if err := d.verifyAll(ctx, list); err != nil {
+			return err
+		}
+		if err := merge(ctx, ls, f, merged.SizeBytes); err != nil {
+			return err
+		}
+		merged.Sum, err = sum(ctx, f)
+		return err
 	})
 	if err != nil {
 		return disk.Layer{}, failed(err, "merge into", dst)
 	}
-	return disk.Layer{Path: dst, SizeBytes: size}, nil
+	return merged, nil
 }
 
 func merge(ctx context.Context, ls *layers, f *os.File, size int64) error {

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/roosthq/roost/internal/failpoint"
 	"github.com/roosthq/roost/internal/host/disk"
 	"github.com/roosthq/roost/internal/undo"
@@ -24,7 +26,7 @@ func (d Driver) Seal(ctx context.Context, live disk.Live, nextIndex int, sw disk
 	defer img.close()
 	layer := disk.Layer{Path: live.Path, SizeBytes: live.SizeBytes}
 	if sw == nil {
-		if err := img.seal(ctx); err != nil {
+		if layer.Sum, err = img.seal(ctx); err != nil {
 			return disk.Layer{}, nil, err
 		}
 		return layer, nil, nil
@@ -33,9 +35,10 @@ func (d Driver) Seal(ctx context.Context, live disk.Live, nextIndex int, sw disk
 	if err != nil {
 		return disk.Layer{}, nil, err
 	}
-	if err := img.seal(ctx); err != nil {
+	if layer.Sum, err = img.seal(ctx); err != nil {
 		return disk.Layer{}, &next, err
 	}
+	next.Stack = live.Stack.With(layer)
 	return layer, &next, nil
 }
 
@@ -51,28 +54,35 @@ func (d Driver) switchOver(ctx context.Context, live disk.Live, layer disk.Layer
 	return next, nil
 }
 
-// seal makes the file read-only, the agent's own and durable; one sync serves all three, as it
-// is what a pause waits for. A full or failing disk leaves a live disk with the mode it had.
-func (img *image) seal(ctx context.Context) error {
+// seal makes the file read-only, the agent's own and durable, and returns its sum; one sync serves
+// all three, as it is what a pause waits for, and the sum is made meanwhile. A full or failing
+// disk leaves a live disk with the mode it had.
+func (img *image) seal(ctx context.Context) (string, error) {
 	var back undo.Stack
-	err := img.lockAndSync(&back)
+	sum, err := img.lockAndSync(ctx, &back)
 	if err != nil {
-		return failed(errors.Join(err, back.Rollback(ctx)), "seal", img.path)
+		return "", failed(errors.Join(err, back.Rollback(ctx)), "seal", img.path)
 	}
-	return nil
+	return sum, nil
 }
 
-func (img *image) lockAndSync(back *undo.Stack) error {
+func (img *image) lockAndSync(ctx context.Context, back *undo.Stack) (made string, err error) {
 	if err := img.lock(back); err != nil {
-		return err
+		return "", err
 	}
 	if err := failpoint.Hit("qcow2.seal.sync"); err != nil {
-		return err
+		return "", err
 	}
-	if err := img.file.Sync(); err != nil {
+	var both errgroup.Group
+	both.Go(img.file.Sync)
+	both.Go(func() (err error) {
+		made, err = sum(ctx, img.file)
 		return err
+	})
+	if err := both.Wait(); err != nil {
+		return "", err
 	}
-	return syncDir(filepath.Dir(img.path))
+	return made, syncDir(filepath.Dir(img.path))
 }
 
 func (img *image) lock(back *undo.Stack) error {

@@ -33,6 +33,7 @@ type instance struct {
 	template bool
 	// change serialises Capture and Thaw.
 	change sync.Mutex
+	watch  watch
 	// letGo serialises giving back disk and memory, which Stop and Detach both do.
 	letGo sync.Mutex
 }
@@ -54,6 +55,9 @@ func (in *instance) Freeze(ctx context.Context) error { return in.vm.Pause(ctx) 
 func (in *instance) Thaw(ctx context.Context) error {
 	in.change.Lock()
 	defer in.change.Unlock()
+	if why := in.condemned(); why != "" {
+		return fault.New(fault.DataLoss, "thaw", "VM", why).WithHint(diskHint)
+	}
 	if err := in.goOn(ctx); err != nil {
 		return fault.Wrap(err, "thaw", "captured disk")
 	}
@@ -65,6 +69,9 @@ func (in *instance) Console() ([]byte, error) { return in.vm.Console() }
 
 func (in *instance) Exit() runtime.Exit {
 	e := in.vm.Exit()
+	if why := in.condemned(); why != "" {
+		return runtime.Exit{Reason: why, At: e.At}
+	}
 	return runtime.Exit{Reason: e.Reason, Requested: e.Requested, At: e.At}
 }
 
@@ -74,6 +81,7 @@ func (in *instance) Stop(ctx context.Context) error {
 	if err := in.vm.Kill(ctx); err != nil {
 		return err
 	}
+	in.endWatch()
 	in.letGo.Lock()
 	defer in.letGo.Unlock()
 	in.top.mu.Lock()
@@ -82,6 +90,7 @@ func (in *instance) Stop(ctx context.Context) error {
 }
 
 func (in *instance) Detach() {
+	in.endWatch()
 	in.vm.Detach()
 	in.letGo.Lock()
 	defer in.letGo.Unlock()

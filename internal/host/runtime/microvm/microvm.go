@@ -20,6 +20,8 @@ type Runtime struct {
 	vmm   vmm.Driver
 	disk  disk.Driver
 	cache *memory.Cache
+	// watching is held by whoever verifies layers in the background.
+	watching chan struct{}
 }
 
 var (
@@ -29,7 +31,7 @@ var (
 
 // New composes a runtime.
 func New(v vmm.Driver, d disk.Driver) *Runtime {
-	return &Runtime{vmm: v, disk: d, cache: memory.NewCache()}
+	return &Runtime{vmm: v, disk: d, cache: memory.NewCache(), watching: make(chan struct{}, 1)}
 }
 
 // Name of the runtime: that of its VMM.
@@ -65,6 +67,8 @@ func (r *Runtime) Boot(ctx context.Context, spec runtime.Spec, opts runtime.Boot
 	if err != nil {
 		return nil, err
 	}
+	layers := r.verify(ctx, stack.Layers)
+	defer func() { layers.end(ctx, &err) }()
 	in := &instance{rt: r, identity: r.vmm.Identity(), vcpus: spec.Resources.VCPUs, template: opts.Template}
 	if err = in.open(ctx, spec, stack, size, &undos); err != nil {
 		return nil, err
@@ -80,10 +84,14 @@ func (r *Runtime) Boot(ctx context.Context, spec runtime.Spec, opts runtime.Boot
 		return nil, err
 	}
 	cfg.Memory.Shared = opts.Template
+	if err = layers.wait(); err != nil {
+		return nil, err
+	}
 	if in.vm, err = r.vmm.Boot(ctx, cfg); err != nil {
 		return nil, err
 	}
 	undos.Discard()
+	in.started(layers)
 	return in, nil
 }
 
@@ -123,6 +131,8 @@ func (r *Runtime) Restore(ctx context.Context, spec runtime.Spec, from runtime.C
 	}
 	// Where images lie is the host's affair, not the capture's.
 	rec.Disk.Base.Path = spec.Template.Disk
+	layers := r.verify(ctx, rec.Disk.Layers)
+	defer func() { layers.end(ctx, &err) }()
 	in := &instance{rt: r, identity: r.vmm.Identity(), vcpus: rec.VCPUs}
 	spec.Resources.VCPUs, spec.Resources.MemoryMB = rec.VCPUs, rec.MemoryMB
 	if err = in.open(ctx, spec, rec.Disk, max(diskBytes(spec.Resources), rec.DiskBytes), &undos); err != nil {
@@ -135,7 +145,12 @@ func (r *Runtime) Restore(ctx context.Context, spec runtime.Spec, from runtime.C
 	if err = r.load(ctx, spec, rec, in); err != nil {
 		return nil, err
 	}
+	undos.Push("end VM", func(ctx context.Context) error { return in.vm.Kill(ctx) })
+	if err = layers.wait(); err != nil {
+		return nil, err
+	}
 	undos.Discard()
+	in.started(layers)
 	return in, nil
 }
 
@@ -212,6 +227,10 @@ func (r *Runtime) takeOver(ctx context.Context, in *instance, spec runtime.Spec,
 	}
 	if _, err := r.disk.Attach(ctx, in.top.live); err != nil {
 		return errors.Join(err, in.ram.release())
+	}
+	// Nobody knows how far an earlier agent came with what it put off.
+	if layers := in.top.live.Stack.Layers; r.allocated(layers) > runtime.VerifyFirst {
+		in.verifyLater(layers)
 	}
 	return nil
 }

@@ -45,6 +45,9 @@ func (in *instance) seal(ctx context.Context, last bool) (disk.Stack, error) {
 	if t.next != nil { // captured before, and frozen since
 		return t.next.Stack, nil
 	}
+	if err := in.rt.sumOwn(ctx, t.live); err != nil {
+		return disk.Stack{}, err
+	}
 	layer, _, err := in.rt.disk.Seal(ctx, t.live, 0, nil)
 	if err != nil {
 		return disk.Stack{}, err
@@ -61,6 +64,22 @@ func (in *instance) seal(ctx context.Context, last bool) (disk.Stack, error) {
 		stack = t.next.Stack
 	}
 	return stack, nil
+}
+
+// sumOwn gives sums to the layers of the disk's own directory that have none: an adopted VM's
+// disk stands on what an earlier agent sealed, and told nobody the sum of.
+func (r *Runtime) sumOwn(ctx context.Context, live disk.Live) error {
+	for i, l := range live.Stack.Layers {
+		if l.Sum != "" || filepath.Dir(l.Path) != filepath.Dir(live.Path) {
+			continue
+		}
+		sealed, _, err := r.disk.Seal(ctx, disk.Live{Path: l.Path, SizeBytes: l.SizeBytes}, 0, nil)
+		if err != nil {
+			return err
+		}
+		live.Stack.Layers[i] = sealed
+	}
+	return nil
 }
 
 // sealedNow tells whether a capture has the live disk.
@@ -124,7 +143,10 @@ func (in *instance) goOn(ctx context.Context) error {
 		return nil
 	}
 	if t.next == nil {
-		layer := disk.Layer{Path: t.live.Path, SizeBytes: t.live.SizeBytes}
+		layer, _, err := in.rt.disk.Seal(ctx, t.live, 0, nil) // once more, for its sum
+		if err != nil {
+			return err
+		}
 		if err := in.rt.prepareNext(ctx, t, layer); err != nil {
 			return err
 		}
