@@ -10,10 +10,13 @@ import (
 	"github.com/roosthq/roost/internal/host/runtime"
 )
 
-// pausedUsage counts what the pending capture really takes: itself, and what it stands on of the
-// sandbox's own files. The rest is about to be dropped.
-func (m *Manager) pausedUsage(s *Sandbox) runtime.Usage {
-	dir := s.dir.Capture(s.journal().Pending)
+// pausedUsage is usageOf the pending capture.
+func (m *Manager) pausedUsage(s *Sandbox) runtime.Usage { return m.usageOf(s, s.journal().Pending) }
+
+// usageOf counts what a capture really takes: itself, and what it stands on of the sandbox's own
+// files. The rest is about to be dropped.
+func (m *Manager) usageOf(s *Sandbox, capture int) runtime.Usage {
+	dir := s.dir.Capture(capture)
 	u := runtime.Usage{MemoryBytes: allocated(dir)}
 	c, _, err := readCapture(dir)
 	if err != nil {

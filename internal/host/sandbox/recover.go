@@ -34,14 +34,18 @@ func (m *Manager) recover(ctx context.Context) error {
 	}
 	var group errgroup.Group
 	group.SetLimit(adoptionsAtOnce)
+	broken := map[*Sandbox]error{}
 	for _, e := range entries {
 		if !idPattern.MatchString(e.Name()) {
 			continue // the trash, or not ours: lost+found
 		}
-		s, err := m.load(e.Name())
+		s, damage, err := m.load(e.Name())
 		if err != nil {
 			m.log.Warn("sandbox directory without a journal; moved to trash", "sandbox", e.Name(), "error", err)
 			continue
+		}
+		if damage != nil {
+			broken[s] = damage
 		}
 		group.Go(func() error {
 			if err := m.recoverOne(ctx, s); err != nil {
@@ -59,6 +63,7 @@ func (m *Manager) recover(ctx context.Context) error {
 	if err := m.collect(ctx); err != nil {
 		m.log.Error("collect", "error", err)
 	}
+	m.mend(ctx, broken)
 	return nil
 }
 
@@ -76,12 +81,12 @@ func (m *Manager) emptyTrash() error {
 
 // load reads one directory. A directory without a journal is a create that never got so far
 // as to make anything else. One whose journal is damaged holds somebody's data: it is kept, as
-// failed.
-func (m *Manager) load(name string) (*Sandbox, error) {
+// failed, until mend looks at it; damage is why.
+func (m *Manager) load(name string) (s *Sandbox, damage, err error) {
 	dir := m.cfg.Data.Sandbox(name)
 	j, err := readJournal(dir)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, errors.Join(err, os.Rename(dir.String(), filepath.Join(m.cfg.Data.Trash(), name+"-"+randomHex(4))))
+		return nil, nil, errors.Join(err, os.Rename(dir.String(), filepath.Join(m.cfg.Data.Trash(), name+"-"+randomHex(4))))
 	}
 	if err == nil && j.ID != name {
 		err = fault.New(fault.Internal, "read", "journal", "it is of sandbox "+j.ID)
@@ -90,31 +95,11 @@ func (m *Manager) load(name string) (*Sandbox, error) {
 		m.log.Error("sandbox's journal cannot be read", "sandbox", name, "error", err)
 		j = m.lostJournal(name, err)
 	}
-	s := newSandbox(dir, *j, m.runtimeOf(j.Runtime))
+	s = newSandbox(dir, *j, m.runtimeOf(j.Runtime))
 	m.mu.Lock()
 	m.all[name] = s
 	m.mu.Unlock()
-	return s, nil
-}
-
-// lostJournal stands for one that cannot be read. Its generation is above any that the lost one
-// can have had: the last capture's, paused, resumed, failed.
-func (m *Manager) lostJournal(name string, cause error) *journal {
-	j := &journal{
-		Version: 1, ID: name, State: Failed, Reason: "its journal is damaged: " + fault.Message(cause),
-		Slot: noSlot, Generation: 3, BootID: m.boot,
-	}
-	if len(m.cfg.Runtimes) > 0 {
-		j.Runtime = m.cfg.Runtimes[0].Name()
-	}
-	dirs, _ := filepath.Glob(filepath.Join(m.cfg.Data.Sandbox(name).Captures(), "*"))
-	for _, dir := range dirs {
-		if _, man, err := readCapture(dir); err == nil {
-			j.Generation, j.Runtime = max(j.Generation, man.Generation+3), man.Runtime
-		}
-	}
-	j.Isolation = m.runtimeOf(j.Runtime).Isolation()
-	return j
+	return s, err, nil
 }
 
 // recoverOne takes up a sandbox where the last agent left it.

@@ -232,36 +232,6 @@ func TestUnreadableCaptureOfAPauseThatRunsOn(t *testing.T) {
 	})
 }
 
-// Somebody's data is not thrown away because its journal cannot be read.
-func TestDamagedJournal(t *testing.T) {
-	onEach(t, func(t *testing.T, h *host) {
-		a, b := id("a"), id("b")
-		h.create(a)
-		h.pause(a)
-		h.stop()
-		require.NoError(t, os.WriteFile(h.Data.Sandbox(a).Journal(), nil, 0o600))
-		require.NoError(t, os.Mkdir(h.Data.Sandbox(b).String(), 0o700))
-		other := filepath.Join(h.Data.Sandboxes(), "lost+found")
-		require.NoError(t, os.Mkdir(other, 0o700))
-		h.Connect()
-		h.start()
-		v, err := h.m.Get(a)
-		require.NoError(t, err)
-		require.Equal(t, Failed, v.State)
-		require.Contains(t, v.Reason, "journal is damaged")
-		require.EqualValues(t, 4, v.Generation, "no row takes it for older than what it knows")
-		require.NotEmpty(t, h.files("sandboxes/"+a+"/captures/1/*"))
-		_, err = h.m.Get(b)
-		require.Equal(t, fault.NotFound, fault.KindOf(err), "a create that never got so far")
-		require.NoDirExists(t, h.Data.Sandbox(b).String())
-		require.DirExists(t, other)
-		h.destroy(a)
-		require.NoError(t, os.Remove(other))
-		h.restart()
-		h.empty()
-	})
-}
-
 // The collector ends what nobody wants and nothing else.
 func TestCollect(t *testing.T) {
 	onEach(t, func(t *testing.T, h *host) {

@@ -291,7 +291,7 @@ func TestADamagedJournalKeepsItsBuild(t *testing.T) {
 	h.start()
 	v, err := h.m.Get(a)
 	require.NoError(t, err)
-	require.Equal(t, []any{Failed, "sentry", runtime.Sentry}, []any{v.State, v.Runtime, v.Isolation})
+	require.Equal(t, []any{Paused, "sentry", runtime.Sentry}, []any{v.State, v.Runtime, v.Isolation})
 	require.Len(t, h.files("builds/sentry/*"), 2)
 	h.destroy(a)
 	require.NoError(t, h.m.collect(context.WithoutCancel(t.Context())))
