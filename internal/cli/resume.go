@@ -19,8 +19,9 @@ func (a *app) resumeCommand() *cobra.Command {
 --cold boots from the disk instead of restoring memory: processes are not there. It also starts a
 failed or lost sandbox again, from what is left, and says on stderr what that was:
   - a microVM: its disk as it was when it ended, as after a power cut;
-  - gVisor keeps memory and disk in one, so it goes back to the last pause or to what it was made
-    from: what came later is lost. A paused one with memory is refused: resume it without --cold.
+  - gVisor keeps memory and disk in one, so it goes back to its last pause, or to the snapshot or
+    fork that it was made from: what came later is lost. One that has neither does not start; nor
+    does a paused one with memory, which needs no --cold.
 
 The exit code is 3 when what was saved is damaged: nothing was started, and --cold may still work.
 With --json one sandbox is printed as it is, several as {"sandboxes":[…],"failed":[{"id","error"}]}.`,
