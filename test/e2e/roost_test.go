@@ -22,9 +22,14 @@ import (
 // startLimit bounds a start: one that must boot a template's VM on a busy machine.
 const startLimit = 3 * time.Minute
 
-// roost is one installation under test.
+// roost is one installation under test, as one test sees it.
 type roost struct {
-	t     *testing.T
+	t *testing.T
+	*home
+}
+
+// home is what an installation is; several tests may use it, one after the other.
+type home struct {
 	data  string
 	extra []string
 
@@ -33,6 +38,9 @@ type roost struct {
 	url    string
 	exited chan struct{}
 }
+
+// as is the installation for a subtest, which fails by itself.
+func (r *roost) as(t *testing.T) *roost { return &roost{t: t, home: r.home} }
 
 // start makes an installation and starts it; the test's end removes it and everything of it.
 func start(t *testing.T, flags ...string) *roost {
@@ -50,10 +58,19 @@ func install(t *testing.T, flags ...string) *roost {
 	require.NoError(t, err)
 	// Templates and their memory are shared: they are immutable, and booting takes seconds.
 	require.NoError(t, os.Symlink(filepath.Join(templates, "images"), filepath.Join(data, "images")))
-	r := &roost{t: t, data: data, extra: flags}
+	require.NoError(t, os.Mkdir(filepath.Join(data, "armed"), 0o700))
+	r := &roost{t: t, home: &home{data: data, extra: flags}}
 	t.Cleanup(r.remove)
 	return r
 }
+
+// arm makes the server fail ("error", "once") or die ("kill") at a point, from now on.
+func (r *roost) arm(point, action string) {
+	r.t.Helper()
+	require.NoError(r.t, os.WriteFile(filepath.Join(r.data, "armed", point), []byte(action), 0o600))
+}
+
+func (r *roost) disarm(point string) { _ = os.Remove(filepath.Join(r.data, "armed", point)) }
 
 // up starts the server and waits until it serves.
 func (r *roost) up(env ...string) {
@@ -67,7 +84,7 @@ func (r *roost) tryUp(env ...string) error {
 	args := append([]string{"up", "--data", r.data, "--listen", "127.0.0.1:0", "--accel", "tcg",
 		"--resolver", resolverAddr, "--ready-file", ready, "--log-file", filepath.Join(r.data, "log"), "--verbose"}, r.extra...)
 	cmd := exec.Command(roostBin, args...)
-	cmd.Env = append(os.Environ(), env...)
+	cmd.Env = append(append(os.Environ(), "ROOST_FAILPOINTS=@"+filepath.Join(r.data, "armed")), env...)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Start(); err != nil {
@@ -140,6 +157,7 @@ func (r *roost) log() string {
 func (r *roost) remove() {
 	if r.t.Failed() {
 		r.t.Logf("log of %s:\n%s", r.data, r.log())
+		r.keepRemains()
 	}
 	id := r.installation()
 	r.stop()
