@@ -7,6 +7,7 @@
 //	account    users and groups, and the paths they mean
 //	identity   which sandbox this is: tokens, environment, generation
 //	process    process.Process: start, attach, input, signals, terminals
+//	export     the root file system as a tar, for templates
 //	filesystem filesystem.Filesystem; files and archive: contents as streams
 //	restore    roost.guest.v1.Control: freeze, the handshake after a restore, thaw, grow
 //	server     all of it on one port, behind the tokens

@@ -20,7 +20,7 @@ import (
 func TestGuestInGVisor(t *testing.T) {
 	t.Parallel()
 	g := newGVisor(t)
-	for _, suite := range []string{"server", "cgroup", "reaper", "restore"} {
+	for _, suite := range []string{"server", "cgroup", "reaper", "restore", "export"} {
 		t.Run(suite, func(t *testing.T) {
 			t.Parallel()
 			out := g.sandbox(t, programs+"/"+suite+".test", "-test.v", "-test.timeout=5m").run()
@@ -117,7 +117,7 @@ func (g *gvisor) build(t *testing.T) {
 	require.NoError(t, os.Mkdir(out, 0o755))
 	root := repository(t)
 	for _, args := range [][]string{
-		{"test", "-c", "-o", out + "/", "./internal/guest", "./internal/guest/server", "./internal/guest/cgroup", "./internal/guest/reaper", "./internal/guest/restore"},
+		{"test", "-c", "-o", out + "/", "./internal/guest", "./internal/guest/server", "./internal/guest/cgroup", "./internal/guest/reaper", "./internal/guest/restore", "./internal/guest/export"},
 		{"build", "-trimpath", "-o", out + "/", "./cmd/roost-guest"},
 	} {
 		build := exec.Command("go", args...)
@@ -129,7 +129,7 @@ func (g *gvisor) build(t *testing.T) {
 
 // tools are the programs of the tree; their libraries come along.
 var tools = []string{
-	"bash", "cat", "chmod", "chown", "cp", "date", "df", "echo", "head", "hostname", "id", "kill", "env", "grep", "ls", "mkdir", "mv", "ps",
+	"bash", "cat", "chmod", "chown", "cp", "date", "df", "echo", "head", "hostname", "id", "kill", "env", "grep", "ln", "ls", "mkdir", "mkfifo", "mv", "ps",
 	"rm", "setsid", "sh", "sleep", "ssh-keygen", "stat", "stty", "tail", "touch", "tr", "true", "tty", "wc",
 }
 
@@ -332,7 +332,7 @@ func newSpec(dir, root string, args []string) *spec {
 		Root: map[string]string{"path": root}, Hostname: "gvisor",
 		Mounts: []mount{
 			{"/proc", "proc", "proc", nil}, {"/dev", "tmpfs", "tmpfs", nil}, {"/sys", "sysfs", "sysfs", nil},
-			{"/sys/fs/cgroup", "cgroup", "cgroup", nil}, {"/run", "tmpfs", "tmpfs", nil}, {"/dev/shm", "tmpfs", "shm", nil},
+			{"/sys/fs/cgroup", "cgroup", "cgroup", nil}, {"/run", "tmpfs", "tmpfs", []string{"mode=0755"}}, {"/dev/shm", "tmpfs", "shm", nil},
 			{"/dev/pts", "devpts", "devpts", nil}, {programs, "bind", dir + "/programs", []string{"ro", "bind"}},
 		},
 		Linux: map[string]any{"namespaces": namespaces, "uidMappings": mapping, "gidMappings": mapping},

@@ -1,9 +1,11 @@
 package guest_test
 
 import (
+	"archive/tar"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"strings"
@@ -45,7 +47,7 @@ func inside(part string) error {
 	defer cancel()
 	c := &client{control: guestv1connect.NewControlClient(http.DefaultClient, guestURL), process: processconnect.NewProcessClient(http.DefaultClient, guestURL)}
 	for _, step := range map[string][]func(context.Context) error{
-		"life":   {c.waitHealthy, c.namesAtTheStart, c.refusesAWrongClock, c.restore, c.commands, c.attributes, c.stats, c.secondLife},
+		"life":   {c.waitHealthy, c.namesAtTheStart, c.refusesAWrongClock, c.restore, c.commands, c.attributes, c.stats, c.export, c.secondLife},
 		"freeze": {c.startTicking, c.freeze},
 		"thaw":   {c.waitHealthy, c.stillFrozen, c.thirdLife},
 	}[part] {
@@ -222,6 +224,80 @@ func (c *client) attributes(context.Context) error {
 		}
 	}
 	return nil
+}
+
+// export: the root's files, none of another mount, and as a template has them.
+func (c *client) export(ctx context.Context) error {
+	if _, err := c.sh(ctx, "head -c 1048576 /dev/zero | tr '\\0' x > /home/user/data; ln /home/user/data /home/user/hard; mkfifo /tmp/fifo"); err != nil {
+		return err
+	}
+	const sparse = "/home/user/sparse"
+	if err := errors.Join(os.WriteFile(sparse, []byte("begin"), 0o644), os.Truncate(sparse, 1<<30),
+		unix.Setxattr("/usr/bin/suid-id", "security.capability", []byte(capability), 0), unix.Mount("tmpfs", "/var", "tmpfs", 0, ""),
+		os.WriteFile("/var/hidden", nil, 0o644)); err != nil {
+		return err
+	}
+	began := time.Now()
+	found, bytes, err := c.stream(ctx)
+	fmt.Printf("export: %d files, %d bytes in %v\n", len(found), bytes, time.Since(began))
+	if err != nil {
+		return err
+	}
+	for name := range found {
+		for _, other := range []string{"proc/", "sys/", "dev/", "run/", "var/"} {
+			if strings.HasPrefix(name, other) && name != other {
+				return fmt.Errorf("%s is not the root's", name)
+			}
+		}
+	}
+	text := func(name string, h *tar.Header) error {
+		if found[name] == nil {
+			return fmt.Errorf("%s is not exported", name)
+		}
+		got := found[name]
+		return errors.Join(want(name+" type", got.Typeflag, h.Typeflag), want(name+" mode", got.Mode, h.Mode),
+			want(name+" owner", got.Uid, h.Uid), want(name+" link", got.Linkname, h.Linkname))
+	}
+	return errors.Join(
+		text("proc/", &tar.Header{Typeflag: tar.TypeDir, Mode: 0o555}), text("run/", &tar.Header{Typeflag: tar.TypeDir, Mode: 0o755}),
+		text("home/user/data", &tar.Header{Typeflag: tar.TypeReg, Mode: 0o644, Uid: 1000}),
+		text("home/user/hard", &tar.Header{Typeflag: tar.TypeLink, Mode: 0o644, Uid: 1000, Linkname: "home/user/data"}),
+		text("usr/bin/suid-id", &tar.Header{Typeflag: tar.TypeReg, Mode: 0o4755}), text("bin", &tar.Header{Typeflag: tar.TypeSymlink, Mode: 0o777, Linkname: "usr/bin"}),
+		want("machine id", found["etc/machine-id"].Size, 0), want("host name", found["etc/hostname"].Size, int64(len("roost\n"))),
+		want("an attribute", found["home/user/"].PAXRecords["SCHILY.xattr.user.roost"], "value"),
+		want("a capability", found["usr/bin/suid-id"].PAXRecords["SCHILY.xattr.security.capability"], capability),
+		want("a hole", found["home/user/sparse"].PAXRecords["ROOST.sparse.size"], "1073741824"),
+		want("bytes are the root's and no hole's", bytes < 200<<20, true), unix.Unmount("/var", 0))
+}
+
+// capability is cap_net_raw=ep.
+const capability = "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
+
+func (c *client) stream(ctx context.Context) (map[string]*tar.Header, int64, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, guestURL+"/roost/export", nil)
+	if err != nil {
+		return nil, 0, err
+	}
+	req.Header.Set("X-Control-Token", token(1))
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer func() { _ = res.Body.Close() }()
+	found, bytes := map[string]*tar.Header{}, int64(0)
+	for files := tar.NewReader(res.Body); ; {
+		h, err := files.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return nil, 0, err
+		}
+		found[h.Name] = h
+		bytes += h.Size
+	}
+	_, err = io.Copy(io.Discard, res.Body)
+	return found, bytes, errors.Join(err, want("the trailer", res.Trailer.Get("Roost-Export"), "whole"))
 }
 
 // secondLife begins with a process of the first.

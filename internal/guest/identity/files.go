@@ -31,14 +31,22 @@ func hosts(old, name string) string {
 	if strings.TrimSpace(old) == "" {
 		old = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
 	}
-	var out []string
-	for line := range strings.Lines(old) {
-		if !strings.HasSuffix(strings.TrimSpace(line), hostsMark) {
-			out = append(out, strings.TrimRight(line, "\n"))
+	users := string(UserHosts([]byte(old)))
+	if users != "" && !strings.HasSuffix(users, "\n") {
+		users += "\n"
+	}
+	return users + "127.0.1.1 " + name + " " + hostsMark + "\n"
+}
+
+// UserHosts is /etc/hosts without our line.
+func UserHosts(old []byte) []byte {
+	var out []byte
+	for line := range bytes.Lines(old) {
+		if !bytes.HasSuffix(bytes.TrimSpace(line), []byte(hostsMark)) {
+			out = append(out, line...)
 		}
 	}
-	out = append(out, "127.0.1.1 "+name+" "+hostsMark)
-	return strings.Join(out, "\n") + "\n"
+	return out
 }
 
 // WriteFile replaces a file in one step; an equal file is left alone, so that a restore

@@ -13,6 +13,7 @@ import (
 	"github.com/roosthq/roost/api/gen/roost/guest/v1/guestv1connect"
 	"github.com/roosthq/roost/internal/fault"
 	"github.com/roosthq/roost/internal/guest/archive"
+	"github.com/roosthq/roost/internal/guest/export"
 	"github.com/roosthq/roost/internal/guest/files"
 	"github.com/roosthq/roost/internal/guest/process"
 	"github.com/roosthq/roost/internal/guest/reply"
@@ -39,6 +40,7 @@ func (s *Server) routes(c Config, processes *process.Service, control *restore.S
 	folder := archive.Handler{Users: c.Users, Identity: s.identity}
 	mux.HandleFunc("GET /archive", folder.Get)
 	mux.HandleFunc("PUT /archive", folder.Put)
+	mux.HandleFunc("GET "+export.Path, export.Handler{Root: c.Root}.Get)
 	mux.HandleFunc("GET /envs", s.envs)
 	mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
@@ -87,6 +89,12 @@ func (s *Server) admit(r *http.Request) error {
 			return nil
 		}
 		if r.URL.Path == guestv1connect.ControlRestoreProcedure && s.identity.Superseded(token) {
+			return nil
+		}
+		return fault.New(fault.Unauthenticated, "", "", "the control token is missing or wrong")
+	}
+	if r.URL.Path == export.Path { // all files of all users: the host's alone
+		if s.identity.Control(r.Header.Get(restore.TokenHeader)) {
 			return nil
 		}
 		return fault.New(fault.Unauthenticated, "", "", "the control token is missing or wrong")
