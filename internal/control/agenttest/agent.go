@@ -45,6 +45,10 @@ type Agent struct {
 	sandboxes map[string]*hostv1.Sandbox
 	journal   map[string]*hostv1.Sandbox
 	envs      map[string]map[string]string
+	creates   map[string]*hostv1.CreateSandboxRequest
+	snapshots map[string]*hostv1.Snapshot
+	templates map[string]*hostv1.Template
+	leaks     []*hostv1.Leak
 	server    *http.Server
 	socket    string
 }
@@ -55,7 +59,8 @@ func New(t testing.TB) *Agent {
 	a := &Agent{
 		Guest: newGuest(t), calls: map[string]int{}, effects: map[string]int{},
 		sandboxes: map[string]*hostv1.Sandbox{}, journal: map[string]*hostv1.Sandbox{},
-		envs: map[string]map[string]string{}, socket: filepath.Join(t.TempDir(), "a.sock"),
+		envs: map[string]map[string]string{}, creates: map[string]*hostv1.CreateSandboxRequest{},
+		snapshots: map[string]*hostv1.Snapshot{}, templates: builtTemplates(), socket: filepath.Join(t.TempDir(), "a.sock"),
 	}
 	a.Transport = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var d net.Dialer
@@ -130,6 +135,13 @@ func (a *Agent) Envs(id string) map[string]string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.envs[id]
+}
+
+// Request is what a sandbox was created with.
+func (a *Agent) Request(id string) *hostv1.CreateSandboxRequest {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.creates[id]
 }
 
 // Change lets the agent change a sandbox by itself: the generation rises.
@@ -224,18 +236,6 @@ func (a *Agent) GetHost(ctx context.Context, _ *connect.Request[hostv1.GetHostRe
 		Checks: []*hostv1.Check{{Name: "kvm", Status: "warn", Detail: "no /dev/kvm", Hint: "enable it"}}}), nil
 }
 
-// ListTemplates has base (3 MiB, warm at 1x512) and other.
-func (a *Agent) ListTemplates(ctx context.Context, _ *connect.Request[hostv1.ListTemplatesRequest]) (*connect.Response[hostv1.ListTemplatesResponse], error) {
-	if err := a.hook(ctx, false, "ListTemplates", ""); err != nil {
-		return nil, err
-	}
-	return connect.NewResponse(&hostv1.ListTemplatesResponse{Templates: []*hostv1.Template{
-		{Name: "base", Digest: "sha256:b", SizeBytes: 3 << 20, DiskBytes: 3 << 20, CreatedAt: timestamppb.New(time.Unix(1e9, 0)),
-			Warm: []*hostv1.Resources{{Vcpus: 1, MemoryMb: 512}}},
-		{Name: "other", Digest: "sha256:o", SizeBytes: 600 << 20, DiskBytes: 600 << 20},
-	}}), nil
-}
-
 // CreateSandbox shows one step and then the sandbox.
 func (a *Agent) CreateSandbox(ctx context.Context, r *connect.Request[hostv1.CreateSandboxRequest], s *connect.ServerStream[hostv1.CreateSandboxResponse]) error {
 	m := r.Msg
@@ -246,19 +246,31 @@ func (a *Agent) CreateSandbox(ctx context.Context, r *connect.Request[hostv1.Cre
 	if err := a.hook(ctx, false, "CreateSandbox", m.SandboxId); err != nil {
 		return err
 	}
-	sb := a.create(m)
+	sb, err := a.create(m)
+	if err != nil {
+		return err
+	}
 	if err := a.hook(ctx, true, "CreateSandbox", m.SandboxId); err != nil {
 		return err
 	}
 	return s.Send(&hostv1.CreateSandboxResponse{Event: &hostv1.CreateSandboxResponse_Sandbox{Sandbox: sb}})
 }
 
-func (a *Agent) create(m *hostv1.CreateSandboxRequest) *hostv1.Sandbox {
+func (a *Agent) create(m *hostv1.CreateSandboxRequest) (*hostv1.Sandbox, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if done := a.journal[m.GetOperation().GetOperationId()]; done != nil {
-		return done
+		return done, nil
 	}
+	if m.SnapshotId != "" {
+		switch snap := a.snapshots[m.SnapshotId]; {
+		case snap == nil:
+			return nil, notFound("no such snapshot")
+		case m.Resources.DiskSizeMb > snap.Resources.DiskSizeMb:
+			return nil, connect.NewError(connect.CodeInvalidArgument, errText("this runtime cannot grow a disk"))
+		}
+	}
+	a.creates[m.SandboxId] = m
 	sb := &hostv1.Sandbox{Id: m.SandboxId, State: hostv1.SandboxState_SANDBOX_STATE_RUNNING, Generation: 1,
 		Template: m.Template, Resources: m.Resources, Isolation: "emulated", Runtime: "microvm",
 		ActiveAt: timestamppb.Now(), IdleTimeout: m.IdleTimeout, DiskBytes: 4096, MemoryBytes: 8192,
@@ -267,23 +279,35 @@ func (a *Agent) create(m *hostv1.CreateSandboxRequest) *hostv1.Sandbox {
 	a.effects["CreateSandbox"]++
 	out := proto.Clone(sb).(*hostv1.Sandbox)
 	a.journal[m.GetOperation().GetOperationId()] = out
-	return out
+	return out, nil
 }
 
 // PauseSandbox moves running to paused.
 func (a *Agent) PauseSandbox(ctx context.Context, r *connect.Request[hostv1.PauseSandboxRequest]) (*connect.Response[hostv1.PauseSandboxResponse], error) {
-	sb, err := a.mutate(ctx, "PauseSandbox", r.Msg.SandboxId, r.Msg.Operation,
-		move(hostv1.SandboxState_SANDBOX_STATE_RUNNING, hostv1.SandboxState_SANDBOX_STATE_PAUSED))
+	sb, err := a.mutate(ctx, "PauseSandbox", r.Msg.SandboxId, r.Msg.Operation, func(sb *hostv1.Sandbox) error {
+		if err := move(hostv1.SandboxState_SANDBOX_STATE_RUNNING, hostv1.SandboxState_SANDBOX_STATE_PAUSED)(sb); err != nil {
+			return err
+		}
+		if r.Msg.DiskOnly {
+			sb.Reason = "paused without memory"
+		}
+		return nil
+	})
 	if err != nil {
 		return nil, err
 	}
 	return connect.NewResponse(&hostv1.PauseSandboxResponse{Sandbox: sb}), nil
 }
 
-// ResumeSandbox moves paused to running.
+// ResumeSandbox moves paused to running; cold also failed and lost.
 func (a *Agent) ResumeSandbox(ctx context.Context, r *connect.Request[hostv1.ResumeSandboxRequest]) (*connect.Response[hostv1.ResumeSandboxResponse], error) {
-	sb, err := a.mutate(ctx, "ResumeSandbox", r.Msg.SandboxId, r.Msg.Operation,
-		move(hostv1.SandboxState_SANDBOX_STATE_PAUSED, hostv1.SandboxState_SANDBOX_STATE_RUNNING))
+	sb, err := a.mutate(ctx, "ResumeSandbox", r.Msg.SandboxId, r.Msg.Operation, func(sb *hostv1.Sandbox) error {
+		if !r.Msg.Cold {
+			return move(hostv1.SandboxState_SANDBOX_STATE_PAUSED, hostv1.SandboxState_SANDBOX_STATE_RUNNING)(sb)
+		}
+		sb.State, sb.Reason = hostv1.SandboxState_SANDBOX_STATE_RUNNING, "booted from its disk"
+		return nil
+	})
 	if err != nil {
 		return nil, err
 	}

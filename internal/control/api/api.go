@@ -12,6 +12,7 @@ import (
 	"github.com/roosthq/roost/internal/control/apikey"
 	"github.com/roosthq/roost/internal/control/guestproxy"
 	"github.com/roosthq/roost/internal/control/host"
+	"github.com/roosthq/roost/internal/control/leak"
 	"github.com/roosthq/roost/internal/control/sandbox"
 	"github.com/roosthq/roost/internal/control/template"
 	"github.com/roosthq/roost/internal/fault"
@@ -23,6 +24,7 @@ type Config struct {
 	Templates *template.Service
 	Keys      *apikey.Service
 	Hosts     *host.Service
+	Leaks     *leak.Service
 	Guests    *guestproxy.Proxy
 	Logger    *slog.Logger
 	Version   string
@@ -34,6 +36,7 @@ type API struct {
 	templates *template.Service
 	keys      *apikey.Service
 	hosts     *host.Service
+	leaks     *leak.Service
 	guests    *guestproxy.Proxy
 	log       *slog.Logger
 	version   string
@@ -53,7 +56,7 @@ func New(c Config) *API {
 	closing, end := context.WithCancel(context.Background())
 	a := &API{
 		sandboxes: c.Sandboxes, templates: c.Templates, keys: c.Keys, hosts: c.Hosts,
-		guests: c.Guests, log: c.Logger, version: c.Version, closing: closing, end: end,
+		leaks: c.Leaks, guests: c.Guests, log: c.Logger, version: c.Version, closing: closing, end: end,
 	}
 	a.router = a.routes()
 	return a

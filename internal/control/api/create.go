@@ -2,136 +2,59 @@ package api
 
 import (
 	"context"
-	"encoding/json"
 	"net/http"
-	"strings"
-	"time"
 
 	v1 "github.com/roosthq/roost/api/gen/v1"
 	"github.com/roosthq/roost/internal/control/sandbox"
-)
-
-const (
-	ndjson = "application/x-ndjson"
-	// progressKept is how many steps wait for a slow client before some are dropped.
-	progressKept = 64
-	writeLimit   = 30 * time.Second
+	"github.com/roosthq/roost/internal/fault"
 )
 
 // CreateSandbox makes a sandbox, with progress when the client takes lines.
 func (a *API) CreateSandbox(ctx context.Context, r v1.CreateSandboxRequestObject) (v1.CreateSandboxResponseObject, error) {
-	req := sandbox.Request{Spec: specOf(r.Body), Owner: apiKey(ctx).ID, Key: or(r.Params.IdempotencyKey, "")}
-	if strings.Contains(requestOf(ctx).Header.Get("Accept"), ndjson) {
-		return a.createStream(ctx, req)
-	}
-	row, err := a.sandboxes.Create(ctx, req)
+	spec, err := specOf(r.Body)
 	if err != nil {
 		return nil, err
 	}
-	return v1.CreateSandbox201JSONResponse(sandboxOf(row)), nil
+	create := func(progress func(step, detail string)) (v1.Sandbox, error) {
+		row, err := a.sandboxes.Create(ctx, sandbox.Request{Spec: spec, Owner: apiKey(ctx).ID,
+			Key: or(r.Params.IdempotencyKey, ""), Progress: progress})
+		if err != nil {
+			return v1.Sandbox{}, err
+		}
+		return sandboxOf(row), nil
+	}
+	if wantsLines(ctx) {
+		l, err := follow(ctx, a, createEvent, create)
+		if err != nil {
+			return nil, err
+		}
+		return sandboxLines{l}, nil
+	}
+	sb, err := create(nil)
+	if err != nil {
+		return nil, err
+	}
+	return v1.CreateSandbox201JSONResponse(sb), nil
 }
 
-func requestOf(ctx context.Context) *http.Request {
-	r, _ := ctx.Value(keyOfRequest).(*http.Request)
-	return r
+func createEvent(p *v1.Progress, sb *v1.Sandbox, err *v1.Error) any {
+	return v1.CreateEvent{Progress: p, Sandbox: sb, Error: err}
 }
 
-func specOf(b *v1.CreateSandbox) sandbox.Spec {
+type sandboxLines struct{ *lines[v1.Sandbox] }
+
+func (l sandboxLines) VisitCreateSandboxResponse(w http.ResponseWriter) error { return l.write(w) }
+
+// specOf leaves what a client left out to the service, where nothing given and zero are one.
+func specOf(b *v1.CreateSandbox) (sandbox.Spec, error) {
+	for name, size := range map[string]*int{"vcpus": b.Vcpus, "memory_mb": b.MemoryMb, "disk_size_mb": b.DiskSizeMb} {
+		if size != nil && *size == 0 {
+			return sandbox.Spec{}, fault.New(fault.Invalid, "", "", name+" is 0: leave it out for the default")
+		}
+	}
 	return sandbox.Spec{
-		Template:     or(b.Template, sandbox.DefaultTemplate),
-		VCPUs:        or(b.Vcpus, sandbox.DefaultVCPUs),
-		MemoryMB:     or(b.MemoryMb, sandbox.DefaultMemoryMB),
-		DiskSizeMB:   or(b.DiskSizeMb, sandbox.DefaultDiskSizeMB),
-		IdleTimeoutS: or(b.IdleTimeoutS, sandbox.DefaultIdleTimeout),
-		Runtime:      or(b.Runtime, ""), Cold: or(b.Cold, false), Env: or(b.Env, nil), Metadata: or(b.Metadata, nil),
-	}
-}
-
-type created struct {
-	row *sandbox.Sandbox
-	err error
-}
-
-// creation is a create that runs, and its steps.
-type creation struct {
-	ctx   context.Context
-	steps chan v1.Progress
-	first *v1.Progress
-	end   chan created
-}
-
-// createStream starts a create and waits for its first sign: an error before any progress
-// still has its own HTTP status.
-func (a *API) createStream(ctx context.Context, req sandbox.Request) (v1.CreateSandboxResponseObject, error) {
-	c := &creation{ctx: ctx, steps: make(chan v1.Progress, progressKept), end: make(chan created, 1)}
-	req.Progress = func(step, detail string) {
-		select {
-		case c.steps <- v1.Progress{Step: step, Detail: optional(detail)}:
-		default: // a slow client must not hold up the host
-		}
-	}
-	go func() {
-		// Not under the handler's recover.
-		defer func() {
-			if p := recover(); p != nil {
-				c.end <- created{err: a.panicked(p)}
-			}
-		}()
-		row, err := a.sandboxes.Create(ctx, req)
-		c.end <- created{row, err}
-	}()
-	select {
-	case step := <-c.steps:
-		c.first = &step
-	case e := <-c.end:
-		if e.err != nil && len(c.steps) == 0 {
-			return nil, e.err
-		}
-		c.end <- e
-	}
-	return c, nil
-}
-
-// VisitCreateSandboxResponse writes the lines. It stays until the create has ended, also
-// when its client left: the row is then settled, or taken back.
-func (c *creation) VisitCreateSandboxResponse(w http.ResponseWriter) error {
-	w.Header().Set("Content-Type", ndjson)
-	w.WriteHeader(http.StatusCreated)
-	if c.first != nil {
-		c.line(w, v1.CreateEvent{Progress: c.first})
-	}
-	for {
-		select {
-		case step := <-c.steps:
-			c.line(w, v1.CreateEvent{Progress: &step})
-		case e := <-c.end:
-			for len(c.steps) > 0 {
-				step := <-c.steps
-				c.line(w, v1.CreateEvent{Progress: &step})
-			}
-			c.line(w, e.event())
-			return nil
-		}
-	}
-}
-
-func (e created) event() v1.CreateEvent {
-	if e.err != nil {
-		p := problem(e.err)
-		return v1.CreateEvent{Error: &p}
-	}
-	sb := sandboxOf(e.row)
-	return v1.CreateEvent{Sandbox: &sb}
-}
-
-// line writes one line at once. Its failure is the client's leaving, which ends c.ctx.
-func (c *creation) line(w http.ResponseWriter, ev v1.CreateEvent) {
-	if c.ctx.Err() != nil {
-		return
-	}
-	conn := http.NewResponseController(w)
-	_ = conn.SetWriteDeadline(time.Now().Add(writeLimit))
-	_ = json.NewEncoder(w).Encode(ev)
-	_ = conn.Flush()
-	_ = conn.SetWriteDeadline(time.Time{})
+		Template: or(b.Template, ""), VCPUs: or(b.Vcpus, 0), MemoryMB: or(b.MemoryMb, 0), DiskSizeMB: or(b.DiskSizeMb, 0),
+		IdleTimeoutS: b.IdleTimeoutS, Runtime: or(b.Runtime, ""), Cold: or(b.Cold, false),
+		Env: or(b.Env, nil), Metadata: or(b.Metadata, nil),
+	}, nil
 }

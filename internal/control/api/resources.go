@@ -15,26 +15,22 @@ func (a *API) GetHost(ctx context.Context, _ v1.GetHostRequestObject) (v1.GetHos
 	return v1.GetHost200JSONResponse(hostOf(h)), nil
 }
 
-// ListTemplates lists templates.
-func (a *API) ListTemplates(ctx context.Context, _ v1.ListTemplatesRequestObject) (v1.ListTemplatesResponseObject, error) {
-	list, err := a.templates.List(ctx)
+// ListLeaks says what exists on the host and belongs to nobody.
+func (a *API) ListLeaks(ctx context.Context, _ v1.ListLeaksRequestObject) (v1.ListLeaksResponseObject, error) {
+	found, err := a.leaks.List(ctx, false)
 	if err != nil {
 		return nil, err
 	}
-	out := v1.ListTemplates200JSONResponse{Templates: make([]v1.Template, len(list))}
-	for i, t := range list {
-		out.Templates[i] = templateOf(t)
-	}
-	return out, nil
+	return v1.ListLeaks200JSONResponse(leaksOf(found)), nil
 }
 
-// GetTemplate gives one template.
-func (a *API) GetTemplate(ctx context.Context, r v1.GetTemplateRequestObject) (v1.GetTemplateResponseObject, error) {
-	t, err := a.templates.Get(ctx, r.Name)
+// RemoveLeaks removes what belongs to nobody.
+func (a *API) RemoveLeaks(ctx context.Context, _ v1.RemoveLeaksRequestObject) (v1.RemoveLeaksResponseObject, error) {
+	found, err := a.leaks.List(ctx, true)
 	if err != nil {
 		return nil, err
 	}
-	return v1.GetTemplate200JSONResponse(templateOf(t)), nil
+	return v1.RemoveLeaks200JSONResponse(leaksOf(found)), nil
 }
 
 // ListAPIKeys lists keys.

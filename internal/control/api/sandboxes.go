@@ -18,7 +18,7 @@ func (a *API) ListSandboxes(ctx context.Context, r v1.ListSandboxesRequestObject
 	state := or(r.Params.State, "")
 	if state != "" && !state.Valid() {
 		return nil, fault.New(fault.Invalid, "", "", fmt.Sprintf("state is %.32q: "+
-			"must be creating, running, pausing, paused, resuming, failed, deleting or deleted", state))
+			"must be creating, running, pausing, paused, resuming, failed, lost, deleting or deleted", state))
 	}
 	rows, next, err := a.sandboxes.List(ctx, sandbox.State(state), or(r.Params.Limit, defaultPage), or(r.Params.Cursor, ""))
 	if err != nil {
@@ -50,16 +50,18 @@ func (a *API) DeleteSandbox(ctx context.Context, r v1.DeleteSandboxRequestObject
 
 // PauseSandbox saves a sandbox.
 func (a *API) PauseSandbox(ctx context.Context, r v1.PauseSandboxRequestObject) (v1.PauseSandboxResponseObject, error) {
-	row, err := a.sandboxes.Pause(ctx, r.Id)
+	diskOnly := r.Body != nil && or(r.Body.DiskOnly, false)
+	row, err := a.sandboxes.Pause(ctx, r.Id, diskOnly)
 	if err != nil {
 		return nil, err
 	}
 	return v1.PauseSandbox200JSONResponse(sandboxOf(row)), nil
 }
 
-// ResumeSandbox wakes a sandbox.
+// ResumeSandbox wakes a sandbox, or starts it from its disk.
 func (a *API) ResumeSandbox(ctx context.Context, r v1.ResumeSandboxRequestObject) (v1.ResumeSandboxResponseObject, error) {
-	row, err := a.sandboxes.Resume(ctx, r.Id)
+	cold := r.Body != nil && or(r.Body.Cold, false)
+	row, err := a.sandboxes.Resume(ctx, r.Id, cold)
 	if err != nil {
 		return nil, err
 	}

@@ -8,7 +8,9 @@ import (
 	hostv1 "github.com/roosthq/roost/api/gen/roost/host/v1"
 	v1 "github.com/roosthq/roost/api/gen/v1"
 	"github.com/roosthq/roost/internal/control/apikey"
+	"github.com/roosthq/roost/internal/control/leak"
 	"github.com/roosthq/roost/internal/control/sandbox"
+	"github.com/roosthq/roost/internal/control/template"
 )
 
 // or is a parameter's value or its default.
@@ -42,16 +44,10 @@ func sandboxOf(row *sandbox.Sandbox) v1.Sandbox {
 		IdleTimeoutS: row.IdleTimeoutS, Isolation: row.Isolation, Runtime: row.Runtime,
 		Generation: row.Generation, CreatedAt: row.CreatedAt.Time(), ActiveAt: optionalTime(row.ActiveAt.Time()),
 		DiskUsedBytes: &row.DiskUsedBytes, MemoryUsedBytes: &row.MemoryUsedBytes,
+		ForkedFrom: optional(row.ForkedFrom), Phases: phasesOf(row.Phases),
 	}
 	if len(row.Metadata) > 0 {
 		out.Metadata = &row.Metadata
-	}
-	if len(row.Phases) > 0 {
-		phases := make([]v1.Phase, len(row.Phases))
-		for i, p := range row.Phases {
-			phases[i] = v1.Phase{Name: p.Name, Ms: float64(p.Microseconds) / 1000}
-		}
-		out.Phases = &phases
 	}
 	return out
 }
@@ -81,20 +77,63 @@ func entryOf(e *filesystem.EntryInfo) v1.Entry {
 	return out
 }
 
-func templateOf(t *hostv1.Template) v1.Template {
-	out := v1.Template{Name: t.GetName(), Type: v1.Base, Digest: t.GetDigest(), SizeBytes: t.GetSizeBytes()}
-	if t.GetCreatedAt().IsValid() {
-		at := t.GetCreatedAt().AsTime()
-		out.CreatedAt = &at
+func templatesOf(list []template.View) []v1.Template {
+	out := make([]v1.Template, len(list))
+	for i, t := range list {
+		out[i] = templateOf(t)
 	}
-	warm := make([]struct {
-		MemoryMb int `json:"memory_mb"`
-		Vcpus    int `json:"vcpus"`
-	}, len(t.GetWarm()))
-	for i, w := range t.GetWarm() {
-		warm[i].MemoryMb, warm[i].Vcpus = int(w.GetMemoryMb()), int(w.GetVcpus())
+	return out
+}
+
+func templateOf(t template.View) v1.Template {
+	state := string(t.State)
+	out := v1.Template{
+		Id: t.ID, Name: t.Name, Type: v1.TemplateType(t.Type), State: &state, Reason: optional(t.Reason),
+		Digest: t.Digest, SizeBytes: t.SizeBytes, CreatedAt: optionalTime(t.CreatedAt.Time()), Deletable: !t.BuiltByHost,
+		Parent: optional(t.Parent), SourceSandboxId: optional(t.SourceSandboxID), Children: &t.Children,
+		Vcpus: optional(t.VCPUs), MemoryMb: optional(t.MemoryMB), DiskSizeMb: optional(t.DiskSizeMB),
+		Runtime: optional(t.Runtime), Isolation: optional(t.Isolation),
+		Phases: phasesOf(t.Phases),
 	}
-	out.WarmSizes = &warm
+	if t.Type == template.Base {
+		warm := make([]struct {
+			MemoryMb int `json:"memory_mb"`
+			Vcpus    int `json:"vcpus"`
+		}, len(t.Warm))
+		for i, w := range t.Warm {
+			warm[i].MemoryMb, warm[i].Vcpus = w.MemoryMB, w.VCPUs
+		}
+		out.WarmSizes = &warm
+	} else {
+		out.OwnBytes = &t.OwnBytes
+	}
+	if !t.BuiltByHost {
+		frozen := milliseconds(time.Duration(t.FrozenUS) * time.Microsecond)
+		out.DiskOnly, out.FrozenMs = &t.DiskOnly, &frozen
+	}
+	return out
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+// phasesOf is nil for none.
+func phasesOf(in []sandbox.Phase) *[]v1.Phase {
+	if len(in) == 0 {
+		return nil
+	}
+	out := make([]v1.Phase, len(in))
+	for i, p := range in {
+		out[i] = v1.Phase{Name: p.Name, Ms: float64(p.Microseconds) / 1000}
+	}
+	return &out
+}
+
+func leaksOf(in []*leak.Leak) v1.LeakList {
+	out := v1.LeakList{Leaks: make([]v1.Leak, len(in))}
+	for i, l := range in {
+		out.Leaks[i] = v1.Leak{Kind: l.GetKind(), Name: l.GetName(), Detail: l.GetDetail(), Bytes: &l.Bytes,
+			Removed: l.GetRemoved(), Error: optional(l.GetError())}
+	}
 	return out
 }
 

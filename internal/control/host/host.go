@@ -90,13 +90,3 @@ func (s *Service) remember(ctx context.Context, facts *hostv1.GetHostResponse) {
 		s.log.Warn("host not recorded as seen", "host_id", LocalID, "error", err)
 	}
 }
-
-// CallError is err of an RPC to the agent, its kind kept, with a hint when nobody answered.
-func CallError(err error, op, object string) error {
-	f := fault.Wrap(fault.FromConnect(err), op, object)
-	if fault.Is(f, fault.Unavailable) && fault.HintOf(f) == "" {
-		return &fault.Error{Kind: fault.Unavailable, Op: op, Object: object, Err: fault.FromConnect(err),
-			Hint: "is the host agent running? `roost doctor` says what is wrong"}
-	}
-	return f
-}

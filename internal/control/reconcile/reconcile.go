@@ -2,12 +2,16 @@
 // then the host's list (in that order: a sandbox made in between is in the list, and a row
 // changed in between loses the compare-and-set), and lets every unclaimed row follow:
 //
-//   - running, paused and failed follow the host's state of the same or a newer generation
+//   - running, paused, failed and lost follow the host's state of the same or a newer
+//     generation
 //   - a row that the host does not know, asked once more by name, becomes failed, or deleted
 //     when it was still being created
 //   - a row in deleting whose delete failed is deleted again
 //   - a sandbox at the host whose row says deleted is destroyed; one without any row is
 //     reported in the log and left alone: it may be another installation's data
+//   - templates that the host builds follow its list; made ones that it has no more are lost,
+//     interrupted creations are decided by what the host has, deletes are repeated, and
+//     what it has without a row is reported and left alone (leaks names and removes it)
 //
 // A claimed row is left alone until its deadline. A host that does not answer changes
 // nothing.
@@ -27,6 +31,7 @@ import (
 	"github.com/roosthq/roost/internal/control/host"
 	"github.com/roosthq/roost/internal/control/sandbox"
 	"github.com/roosthq/roost/internal/control/store"
+	"github.com/roosthq/roost/internal/control/template"
 	"github.com/roosthq/roost/internal/fault"
 	"github.com/roosthq/roost/internal/lifecycle"
 )
@@ -42,6 +47,7 @@ type Config struct {
 	Store     *store.Store
 	Client    hostv1connect.HostServiceClient
 	Sandboxes *sandbox.Service
+	Templates *template.Service
 	Logger    *slog.Logger
 	Now       func() time.Time
 	// Interval between rounds. Default 5 s.
@@ -55,6 +61,7 @@ type Loop struct {
 
 	// Only the loop's goroutine uses these.
 	unknown map[string]bool
+	strayed map[string]bool
 	away    bool
 }
 
@@ -63,7 +70,7 @@ func New(c Config) *Loop {
 	if c.Interval == 0 {
 		c.Interval = defaultInterval
 	}
-	return &Loop{Config: c, unknown: map[string]bool{}}
+	return &Loop{Config: c, unknown: map[string]bool{}, strayed: map[string]bool{}}
 }
 
 // Result counts what one round did.
@@ -74,6 +81,8 @@ type Result struct {
 	Leftovers int      // sandboxes destroyed whose row was deleted
 	Unknown   []string // sandboxes at the host without a row
 	Purged    int      // rows dropped a day after their end
+	Templates int      // rows of templates that took another state, or went
+	Strays    []string // snapshots and templates at the host without a row
 }
 
 // Start runs the loop; the first round begins at once.
@@ -116,16 +125,22 @@ func (l *Loop) tell(r Result, err error) {
 		l.Logger.Info("host answers again", "host_id", host.LocalID)
 	}
 	l.away = away
-	if r.Healed+r.Lost+r.Deleted+r.Leftovers > 0 {
-		l.Logger.Info("reconciled", "healed", r.Healed, "lost", r.Lost, "deleted", r.Deleted, "leftovers", r.Leftovers)
+	if r.Healed+r.Lost+r.Deleted+r.Leftovers+r.Templates > 0 {
+		l.Logger.Info("reconciled", "healed", r.Healed, "lost", r.Lost, "deleted", r.Deleted,
+			"leftovers", r.Leftovers, "templates", r.Templates)
 	}
 	for _, id := range r.Unknown {
 		if !l.unknown[id] {
 			l.Logger.Warn("host has a sandbox that no row knows; it is left alone", "sandbox_id", id)
 		}
 	}
+	for _, name := range r.Strays {
+		if !l.strayed[name] {
+			l.Logger.Warn("host has something that no row knows; it is left alone (`roost doctor leaks` removes it)", "what", name)
+		}
+	}
 	if err == nil {
-		l.unknown = setOf(r.Unknown)
+		l.unknown, l.strayed = setOf(r.Unknown), setOf(r.Strays)
 	}
 }
 
@@ -152,7 +167,8 @@ func (l *Loop) runOnce(ctx context.Context) (Result, error) {
 		l.follow(ctx, rows, reports, &r),
 		l.missing(ctx, rows, reports, &r),
 		l.deleting(ctx, rows, &r),
-		l.strangers(ctx, rows, reports, &r))
+		l.strangers(ctx, rows, reports, &r),
+		l.followTemplates(ctx, &r))
 	return r, err
 }
 

@@ -60,10 +60,12 @@ func newEnv(t *testing.T) *env {
 	log := slog.New(slog.NewTextHandler(e.log, nil))
 	hosts := host.New(db, e.agent.Client, log, e.now)
 	require.NoError(t, hosts.Register(t.Context()))
+	tmpl := template.New(db, e.agent.Client, log, e.now)
+	t.Cleanup(tmpl.Stop)
 	svc := sandbox.New(sandbox.Config{Store: db, Client: e.agent.Client,
-		Templates: template.New(e.agent.Client, e.now), Hosts: hosts, Logger: log, Now: e.now})
+		Templates: tmpl, Hosts: hosts, Logger: log, Now: e.now})
 	t.Cleanup(svc.Close)
-	e.Loop = New(Config{Store: db, Client: e.agent.Client, Sandboxes: svc, Logger: log, Now: e.now,
+	e.Loop = New(Config{Store: db, Client: e.agent.Client, Sandboxes: svc, Templates: tmpl, Logger: log, Now: e.now,
 		Interval: 5 * time.Millisecond})
 	return e
 }
@@ -71,7 +73,7 @@ func newEnv(t *testing.T) *env {
 func (e *env) create() string {
 	e.Helper()
 	row, err := e.Sandboxes.Create(e.Context(), sandbox.Request{Spec: sandbox.Spec{
-		Template: "base", VCPUs: 1, MemoryMB: 512, DiskSizeMB: 5120, IdleTimeoutS: 300}})
+		Template: "base", VCPUs: 1, MemoryMB: 512, DiskSizeMB: 5120}})
 	require.NoError(e, err)
 	return row.ID
 }

@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	attempts  = 3
-	firstWait = 100 * time.Millisecond
+	// attempts at a change of a row that was behind its host.
+	attempts = 3
 	// truthEvery is how often a host in the middle of something is asked again.
 	truthEvery = 100 * time.Millisecond
 )
@@ -25,14 +25,15 @@ const (
 // errStale says that the host had a newer generation, which the row now has.
 var errStale = errors.New("the host had a newer generation")
 
-// hostCall is one mutating RPC.
+// hostCall is one mutating RPC under the claim of a row.
 type hostCall func(ctx context.Context, op *hostv1.Operation) (*hostv1.Sandbox, error)
 
-// Pause saves a running sandbox to disk. Pausing a paused one is a success.
-func (s *Service) Pause(ctx context.Context, id string) (*store.Sandbox, error) {
-	return s.change(ctx, verbPause, id, func(ctx context.Context, op *hostv1.Operation) (*hostv1.Sandbox, error) {
+// Pause saves a running sandbox to disk; diskOnly leaves out memory and processes, and a
+// resume boots. Pausing a paused one is a success.
+func (s *Service) Pause(ctx context.Context, id string, diskOnly bool) (*store.Sandbox, error) {
+	return s.change(ctx, verbPause, id, nil, func(ctx context.Context, op *hostv1.Operation) (*hostv1.Sandbox, error) {
 		resp, err := s.client.PauseSandbox(ctx, connect.NewRequest(
-			&hostv1.PauseSandboxRequest{Operation: op, SandboxId: id}))
+			&hostv1.PauseSandboxRequest{Operation: op, SandboxId: id, DiskOnly: diskOnly}))
 		if err != nil {
 			return nil, err
 		}
@@ -40,11 +41,16 @@ func (s *Service) Pause(ctx context.Context, id string) (*store.Sandbox, error) 
 	})
 }
 
-// Resume wakes a paused sandbox. Resuming a running one is a success.
-func (s *Service) Resume(ctx context.Context, id string) (*store.Sandbox, error) {
-	return s.change(ctx, verbResume, id, func(ctx context.Context, op *hostv1.Operation) (*hostv1.Sandbox, error) {
+// Resume wakes a paused sandbox. cold boots it from its disk instead, and starts a failed or
+// lost one again. Resuming a running one is a success.
+func (s *Service) Resume(ctx context.Context, id string, cold bool) (*store.Sandbox, error) {
+	v := verbResume
+	if cold {
+		v = verbCold
+	}
+	return s.change(ctx, v, id, nil, func(ctx context.Context, op *hostv1.Operation) (*hostv1.Sandbox, error) {
 		resp, err := s.client.ResumeSandbox(ctx, connect.NewRequest(
-			&hostv1.ResumeSandboxRequest{Operation: op, SandboxId: id}))
+			&hostv1.ResumeSandboxRequest{Operation: op, SandboxId: id, Cold: cold}))
 		if err != nil {
 			return nil, err
 		}
@@ -58,7 +64,7 @@ func (s *Service) SetTimeout(ctx context.Context, id string, seconds int) (*stor
 		return nil, err
 	}
 	idle := time.Duration(seconds) * time.Second
-	return s.change(ctx, verbTimeout, id, func(ctx context.Context, op *hostv1.Operation) (*hostv1.Sandbox, error) {
+	return s.change(ctx, verbTimeout, id, nil, func(ctx context.Context, op *hostv1.Operation) (*hostv1.Sandbox, error) {
 		resp, err := s.client.SetTimeout(ctx, connect.NewRequest(&hostv1.SetTimeoutRequest{
 			Operation: op, SandboxId: id, IdleTimeout: durationpb.New(idle)}))
 		if err != nil {
@@ -72,8 +78,12 @@ func (s *Service) SetTimeout(ctx context.Context, id string, seconds int) (*stor
 	})
 }
 
+// preparation runs between the claim and the host call, with the claimed row; it may run
+// again when the row was behind its host. Its error ends the change before the host is called.
+type preparation func(ctx context.Context, mine *store.Sandbox) error
+
 // change claims, calls and settles; a row that was behind its host is decided anew.
-func (s *Service) change(ctx context.Context, v verb, id string, call hostCall) (*store.Sandbox, error) {
+func (s *Service) change(ctx context.Context, v verb, id string, prepare preparation, call hostCall) (*store.Sandbox, error) {
 	if err := s.begin(); err != nil {
 		return nil, err
 	}
@@ -82,6 +92,11 @@ func (s *Service) change(ctx context.Context, v verb, id string, call hostCall) 
 		before, mine, err := s.acquire(ctx, v, id)
 		if err != nil || mine == nil {
 			return before, err
+		}
+		if prepare != nil {
+			if err := prepare(ctx, mine); err != nil {
+				return nil, errors.Join(err, s.release(ctx, v, before, mine))
+			}
 		}
 		row, err := s.perform(ctx, v, before, mine, call)
 		if !errors.Is(err, errStale) || try == attempts {
@@ -101,6 +116,13 @@ func (s *Service) perform(ctx context.Context, v verb, before, mine *store.Sandb
 	return next, s.finish(ctx, v, mine, next)
 }
 
+// release ends a claim under which nothing was done.
+func (s *Service) release(ctx context.Context, v verb, before, mine *store.Sandbox) error {
+	next := mine.Copy()
+	next.State, next.ClaimID, next.ClaimDeadline = before.State, "", 0
+	return s.finish(ctx, v, mine, next)
+}
+
 // arrival is where a verb leads when the host's answer does not say.
 func arrival(v verb, before *store.Sandbox) store.State {
 	if to := transitions[v].to; to != "" {
@@ -115,7 +137,7 @@ func (s *Service) ask(ctx context.Context, v verb, mine *store.Sandbox, call hos
 	ctx, cancel := s.detach(ctx, v)
 	defer cancel()
 	op := &hostv1.Operation{OperationId: mine.ClaimID, Generation: uint64(mine.Generation)}
-	return repeat(ctx, func() (*hostv1.Sandbox, error) { return call(ctx, op) })
+	return host.Repeat(ctx, func() (*hostv1.Sandbox, error) { return call(ctx, op) })
 }
 
 // detach bounds a host call by its claim and by Close alone.
@@ -134,23 +156,6 @@ func (s *Service) hostError(err error, v verb, id string) error {
 	return host.CallError(err, string(v), "sandbox "+id)
 }
 
-// repeat tries a call again while nobody answers.
-func repeat[T any](ctx context.Context, call func() (T, error)) (T, error) {
-	wait := firstWait
-	for try := 1; ; try++ {
-		out, err := call()
-		if !fault.Is(err, fault.Unavailable) || try == attempts {
-			return out, err
-		}
-		select {
-		case <-ctx.Done():
-			return out, err
-		case <-time.After(wait):
-			wait *= 3
-		}
-	}
-}
-
 // revert ends the claim of a call that failed: the row follows the host where it can tell,
 // and else returns to where it was.
 func (s *Service) revert(ctx context.Context, v verb, before, mine *store.Sandbox, cause error) (*store.Sandbox, error) {
@@ -165,7 +170,9 @@ func (s *Service) revert(ctx context.Context, v verb, before, mine *store.Sandbo
 	next.State, next.ClaimID, next.ClaimDeadline = before.State, "", 0
 	switch {
 	case fault.Is(err, fault.NotFound):
-		next, _ = lost(next, s.now())
+		if gone, changed := vanished(next, s.now()); changed {
+			next = gone
+		}
 	case report != nil:
 		takeReport(next, report)
 		if next.State == transitions[v].to {
@@ -173,7 +180,8 @@ func (s *Service) revert(ctx context.Context, v verb, before, mine *store.Sandbo
 		}
 	}
 	stale := next.Generation > before.Generation && fault.Is(cause, fault.FailedPrecondition)
-	if next.Reason == "" && !stale && v != verbTimeout {
+	// A verb that leaves the state leaves no reason for it either.
+	if next.Reason == "" && !stale && transitions[v].via != "" {
 		next.Reason = failure(v, cause)
 	}
 	if err := s.finish(ctx, v, mine, next); err != nil {

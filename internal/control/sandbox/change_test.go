@@ -25,11 +25,11 @@ func TestLife(t *testing.T) {
 	require.EqualValues(t, 1, row.Generation)
 	require.Equal(t, []store.Phase{{Name: "restore", Microseconds: 1500}}, row.Phases)
 
-	row, err := e.Pause(t.Context(), row.ID)
+	row, err := e.Pause(t.Context(), row.ID, false)
 	require.NoError(t, err)
 	require.Equal(t, store.Paused, row.State)
 	require.EqualValues(t, 2, row.Generation)
-	row, err = e.Pause(t.Context(), row.ID)
+	row, err = e.Pause(t.Context(), row.ID, false)
 	require.NoError(t, err, "pausing a paused sandbox is a success")
 	require.Equal(t, store.Paused, row.State)
 	_, err = e.Ready(t.Context(), row.ID, "exec in")
@@ -42,9 +42,9 @@ func TestLife(t *testing.T) {
 	require.Equal(t, store.Paused, row.State)
 	require.Zero(t, row.IdleTimeoutS)
 
-	row, err = e.Resume(t.Context(), row.ID)
+	row, err = e.Resume(t.Context(), row.ID, false)
 	require.NoError(t, err)
-	_, err = e.Resume(t.Context(), row.ID)
+	_, err = e.Resume(t.Context(), row.ID, false)
 	require.NoError(t, err, "resuming a running sandbox is a success")
 	require.Equal(t, 1, e.agent.Calls("PauseSandbox"))
 	require.Equal(t, 1, e.agent.Calls("ResumeSandbox"))
@@ -56,7 +56,7 @@ func TestLife(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, store.Deleted, row.State)
 	require.Equal(t, "deleted on request", row.Reason)
-	_, err = e.Pause(t.Context(), row.ID)
+	_, err = e.Pause(t.Context(), row.ID, false)
 	require.True(t, fault.Is(err, fault.NotFound), "%v", err)
 	rows, _, err := e.List(t.Context(), "", 10, "")
 	require.NoError(t, err)
@@ -71,7 +71,7 @@ func TestUnknownIDsNeverReachTheHost(t *testing.T) {
 	for _, id := range []string{"", "x", "aaaaaaaaaaaaaaaaaaaa", "../../../../etc/passwd", "AAAAAAAAAAAAAAAAAAAA", "aaaaaaaaaaaaaaaaaaaa\n"} {
 		_, err := e.Get(t.Context(), id)
 		require.True(t, fault.Is(err, fault.NotFound), "%q: %v", id, err)
-		_, err = e.Pause(t.Context(), id)
+		_, err = e.Pause(t.Context(), id, false)
 		require.True(t, fault.Is(err, fault.NotFound))
 		require.True(t, fault.Is(e.Delete(t.Context(), id), fault.NotFound))
 		_, err = e.Console(t.Context(), id, 0)
@@ -104,10 +104,10 @@ func atOnce(f func() error) (failed int64, last error) {
 func TestFiftyPausesAreOneCall(t *testing.T) {
 	e := newEnv(t)
 	id := e.create().ID
-	failed, err := atOnce(func() error { _, err := e.Pause(context.Background(), id); return err })
+	failed, err := atOnce(func() error { _, err := e.Pause(context.Background(), id, false); return err })
 	require.Zero(t, failed, "%v", err)
 	require.Equal(t, 1, e.agent.Calls("PauseSandbox"))
-	failed, err = atOnce(func() error { _, err := e.Resume(context.Background(), id); return err })
+	failed, err = atOnce(func() error { _, err := e.Resume(context.Background(), id, false); return err })
 	require.Zero(t, failed, "%v", err)
 	require.Equal(t, 1, e.agent.Calls("ResumeSandbox"))
 }
@@ -132,7 +132,7 @@ func TestFiftyPausesShareOneFailure(t *testing.T) {
 	})
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		_, err := e.Pause(context.Background(), id)
+		_, err := e.Pause(context.Background(), id, false)
 		if !fault.Is(err, fault.ResourceExhausted) {
 			t.Errorf("the owner's error keeps its kind: %v", err)
 		}
@@ -140,7 +140,7 @@ func TestFiftyPausesShareOneFailure(t *testing.T) {
 	<-g.entered
 	require.Equal(t, store.Pausing, e.row(id).State)
 	done := make(chan error, 1)
-	go func() { _, err := e.Pause(context.Background(), id); done <- err }()
+	go func() { _, err := e.Pause(context.Background(), id, false); done <- err }()
 	close(g.open)
 	wg.Wait()
 	err := <-done
@@ -151,7 +151,7 @@ func TestFiftyPausesShareOneFailure(t *testing.T) {
 	require.Empty(t, row.ClaimID)
 	require.Contains(t, row.Reason, "no space left on disk")
 	e.agent.Before(nil)
-	row, err = e.Pause(t.Context(), id)
+	row, err = e.Pause(t.Context(), id, false)
 	require.NoError(t, err)
 	require.Empty(t, row.Reason)
 }
@@ -162,12 +162,12 @@ func TestWaitIsBounded(t *testing.T) {
 	g := newGate()
 	e.agent.Before(g.hook("PauseSandbox"))
 	first := make(chan error, 1)
-	go func() { _, err := e.Pause(context.Background(), id); first <- err }()
+	go func() { _, err := e.Pause(context.Background(), id, false); first <- err }()
 	<-g.entered
-	_, err := e.Pause(t.Context(), id)
+	_, err := e.Pause(t.Context(), id, false)
 	require.True(t, fault.Is(err, fault.Aborted), "%v", err)
 	require.ErrorContains(t, err, "is pausing")
-	_, err = e.Resume(t.Context(), id)
+	_, err = e.Resume(t.Context(), id, false)
 	require.True(t, fault.Is(err, fault.Aborted), "%v", err)
 	close(g.open)
 	require.NoError(t, <-first)
@@ -180,7 +180,7 @@ func TestClientGoneDoesNotCancelAPause(t *testing.T) {
 	e.agent.Before(g.hook("PauseSandbox"))
 	ctx, leave := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { _, err := e.Pause(ctx, id); done <- err }()
+	go func() { _, err := e.Pause(ctx, id, false); done <- err }()
 	<-g.entered
 	leave()
 	close(g.open)
@@ -198,9 +198,9 @@ func TestLostReplies(t *testing.T) {
 		}
 		return nil
 	})
-	_, err := e.Pause(t.Context(), id)
+	_, err := e.Pause(t.Context(), id, false)
 	require.NoError(t, err, "the repeated operation id is answered")
-	_, err = e.Resume(t.Context(), id)
+	_, err = e.Resume(t.Context(), id, false)
 	require.NoError(t, err)
 	require.NoError(t, e.Delete(t.Context(), id))
 	for _, m := range []string{"PauseSandbox", "ResumeSandbox", "DestroySandbox"} {
@@ -213,7 +213,7 @@ func TestLostReplyOfAnotherKindIsFoundByAsking(t *testing.T) {
 	e := newEnv(t)
 	id := e.create().ID
 	e.agent.After(failing("PauseSandbox", connect.NewError(connect.CodeInternal, errors.New("cut off"))))
-	row, err := e.Pause(t.Context(), id)
+	row, err := e.Pause(t.Context(), id, false)
 	require.NoError(t, err)
 	require.Equal(t, store.Paused, row.State)
 	require.EqualValues(t, 2, e.row(id).Generation)
@@ -223,7 +223,7 @@ func TestHostAwayRevertsTheClaim(t *testing.T) {
 	e := newEnv(t)
 	id := e.create().ID
 	e.agent.Unlisten()
-	_, err := e.Pause(t.Context(), id)
+	_, err := e.Pause(t.Context(), id, false)
 	require.True(t, fault.Is(err, fault.Unavailable), "%v", err)
 	require.Contains(t, fault.HintOf(err), "host agent")
 	row := e.row(id)
@@ -234,7 +234,7 @@ func TestHostAwayRevertsTheClaim(t *testing.T) {
 	require.Equal(t, store.Running, row.State)
 
 	e.agent.Listen(t)
-	_, err = e.Pause(t.Context(), id)
+	_, err = e.Pause(t.Context(), id, false)
 	require.NoError(t, err)
 }
 
@@ -248,7 +248,7 @@ func TestFailedDeleteStaysWanted(t *testing.T) {
 	require.Equal(t, store.Deleting, row.State)
 	require.Empty(t, row.ClaimID)
 	require.Contains(t, row.Reason, "busy device")
-	_, err = e.Resume(t.Context(), id)
+	_, err = e.Resume(t.Context(), id, false)
 	require.True(t, fault.Is(err, fault.Aborted), "%v", err)
 	e.agent.Before(nil)
 	require.NoError(t, e.Delete(t.Context(), id))
@@ -261,7 +261,7 @@ func TestDeleteTakesOverAPause(t *testing.T) {
 	g := newGate()
 	e.agent.Before(g.hook("PauseSandbox"))
 	paused := make(chan error, 1)
-	go func() { _, err := e.Pause(context.Background(), id); paused <- err }()
+	go func() { _, err := e.Pause(context.Background(), id, false); paused <- err }()
 	<-g.entered
 	require.NoError(t, e.Delete(t.Context(), id))
 	close(g.open)
@@ -273,8 +273,8 @@ func TestDeleteTakesOverAPause(t *testing.T) {
 func TestAgentsOwnPauseIsFollowed(t *testing.T) {
 	e := newEnv(t)
 	for name, change := range map[string]func(id string) (store.State, error){
-		"pause":  func(id string) (store.State, error) { r, err := e.Pause(t.Context(), id); return state(r), err },
-		"resume": func(id string) (store.State, error) { r, err := e.Resume(t.Context(), id); return state(r), err },
+		"pause":  func(id string) (store.State, error) { r, err := e.Pause(t.Context(), id, false); return state(r), err },
+		"resume": func(id string) (store.State, error) { r, err := e.Resume(t.Context(), id, false); return state(r), err },
 		"delete": func(id string) (store.State, error) { return store.Deleted, e.Delete(t.Context(), id) },
 	} {
 		id := e.create().ID
@@ -314,12 +314,12 @@ func TestVanishedSandboxFails(t *testing.T) {
 	e := newEnv(t)
 	id := e.create().ID
 	e.agent.Forget(id)
-	_, err := e.Pause(t.Context(), id)
+	_, err := e.Pause(t.Context(), id, false)
 	require.True(t, fault.Is(err, fault.NotFound), "%v", err)
 	require.Equal(t, store.Failed, e.row(id).State)
-	_, err = e.Resume(t.Context(), id)
+	_, err = e.Resume(t.Context(), id, false)
 	require.True(t, fault.Is(err, fault.FailedPrecondition), "%v", err)
-	require.Equal(t, "delete it: roost rm "+id, fault.HintOf(err))
+	require.Equal(t, "start it from its disk: roost resume --cold "+id+", or delete it: roost rm "+id, fault.HintOf(err))
 	require.NoError(t, e.Delete(t.Context(), id))
 	require.Contains(t, e.row(id).Reason, "no longer knows it")
 }
@@ -332,10 +332,10 @@ func TestExpiredClaimIsConsulted(t *testing.T) {
 	ok, err := e.store.Swap(t.Context(), seen, dead)
 	require.NoError(t, err)
 	require.True(t, ok)
-	_, err = e.Resume(t.Context(), seen.ID)
+	_, err = e.Resume(t.Context(), seen.ID, false)
 	require.True(t, fault.Is(err, fault.Aborted), "a live claim is respected: %v", err)
 	e.advance(2 * time.Minute)
-	row, err := e.Pause(t.Context(), seen.ID)
+	row, err := e.Pause(t.Context(), seen.ID, false)
 	require.NoError(t, err)
 	require.Equal(t, store.Paused, row.State)
 }
@@ -346,11 +346,11 @@ func TestCloseSettlesWhatRuns(t *testing.T) {
 	g := newGate()
 	e.agent.Before(g.hook("PauseSandbox"))
 	done := make(chan error, 1)
-	go func() { _, err := e.Pause(context.Background(), id); done <- err }()
+	go func() { _, err := e.Pause(context.Background(), id, false); done <- err }()
 	<-g.entered
 	e.Close()
 	require.True(t, fault.Is(<-done, fault.Unavailable))
 	require.Empty(t, e.row(id).ClaimID)
-	_, err := e.Pause(t.Context(), id)
+	_, err := e.Pause(t.Context(), id, false)
 	require.True(t, fault.Is(err, fault.Unavailable), "%v", err)
 }

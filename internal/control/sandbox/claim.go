@@ -64,7 +64,7 @@ func (s *Service) stamp(v verb, row *store.Sandbox) {
 	if via := transitions[v].via; via != "" {
 		row.State = via
 	}
-	row.ClaimID = newID()
+	row.ClaimID = store.NewID()
 	row.ClaimDeadline = store.At(s.now().Add(s.limit(v)))
 }
 

@@ -37,25 +37,26 @@ func (s *Service) Create(ctx context.Context, r Request) (*store.Sandbox, error)
 	if err := r.Spec.validate(); err != nil {
 		return nil, err
 	}
-	if err := s.fits(ctx, &r.Spec); err != nil {
+	p, err := s.plan(ctx, &r.Spec)
+	if err != nil {
 		return nil, err
 	}
 	if err := s.begin(); err != nil {
 		return nil, err
 	}
 	defer s.running.Done()
-	mine, earlier, err := s.insert(ctx, r)
+	mine, earlier, err := s.insert(ctx, r, p)
 	switch {
 	case err != nil:
 		return nil, err
 	case earlier != nil:
 		return s.recall(ctx, r, earlier)
 	}
-	return s.boot(ctx, r, mine)
+	return s.boot(ctx, r, p, mine)
 }
 
 // insert makes the row, claimed.
-func (s *Service) insert(ctx context.Context, r Request) (*store.Sandbox, *store.Idempotency, error) {
+func (s *Service) insert(ctx context.Context, r Request, p *plan) (*store.Sandbox, *store.Idempotency, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, nil, fault.Wrap(err, "create", "sandbox")
 	}
@@ -63,7 +64,7 @@ func (s *Service) insert(ctx context.Context, r Request) (*store.Sandbox, *store
 	ctx, cancel := undo.Context(ctx)
 	defer cancel()
 	now := s.now()
-	row := newRow(&r.Spec, now)
+	row := newRow(p, now)
 	s.stamp(verbCreate, row)
 	var idem *store.Idempotency
 	if r.Key != "" {
@@ -74,11 +75,11 @@ func (s *Service) insert(ctx context.Context, r Request) (*store.Sandbox, *store
 	return row, earlier, err
 }
 
-func newRow(spec *Spec, now time.Time) *store.Sandbox {
+func newRow(p *plan, now time.Time) *store.Sandbox {
 	return &store.Sandbox{
-		ID: newID(), HostID: host.LocalID, Template: spec.Template, Runtime: spec.Runtime,
-		VCPUs: spec.VCPUs, MemoryMB: spec.MemoryMB, DiskSizeMB: spec.DiskSizeMB,
-		IdleTimeoutS: spec.IdleTimeoutS, Metadata: spec.Metadata,
+		ID: store.NewID(), HostID: host.LocalID, Template: p.template.Name, TemplateID: p.template.ID,
+		Runtime: p.runtime, VCPUs: p.vcpus, MemoryMB: p.memoryMB, DiskSizeMB: p.diskMB,
+		IdleTimeoutS: p.idleS, Metadata: p.metadata,
 		Generation: 1, Version: 1, CreatedAt: store.At(now), ActiveAt: store.At(now),
 	}
 }
@@ -109,14 +110,14 @@ func (s *Service) recall(ctx context.Context, r Request, earlier *store.Idempote
 }
 
 // boot calls the host and settles the row.
-func (s *Service) boot(ctx context.Context, r Request, mine *store.Sandbox) (*store.Sandbox, error) {
+func (s *Service) boot(ctx context.Context, r Request, p *plan, mine *store.Sandbox) (*store.Sandbox, error) {
 	calling, cancel := s.detach(ctx, verbCreate)
 	defer cancel()
 	if r.Key == "" {
 		stop := context.AfterFunc(ctx, cancel)
 		defer stop()
 	}
-	report, err := repeat(calling, func() (*hostv1.Sandbox, error) { return s.callCreate(calling, r, mine) })
+	report, err := host.Repeat(calling, func() (*hostv1.Sandbox, error) { return s.callCreate(calling, r, p, mine) })
 	if err == nil {
 		next := mine.Copy()
 		next.State = store.Running
@@ -134,8 +135,8 @@ func (s *Service) boot(ctx context.Context, r Request, mine *store.Sandbox) (*st
 }
 
 // callCreate is one CreateSandbox: progress, then the sandbox.
-func (s *Service) callCreate(ctx context.Context, r Request, mine *store.Sandbox) (*hostv1.Sandbox, error) {
-	stream, err := s.client.CreateSandbox(ctx, connect.NewRequest(createRequest(&r.Spec, mine)))
+func (s *Service) callCreate(ctx context.Context, r Request, p *plan, mine *store.Sandbox) (*hostv1.Sandbox, error) {
+	stream, err := s.client.CreateSandbox(ctx, connect.NewRequest(createRequest(p, mine)))
 	if err != nil {
 		return nil, err
 	}
@@ -159,24 +160,34 @@ func (s *Service) callCreate(ctx context.Context, r Request, mine *store.Sandbox
 	return made, nil
 }
 
-func createRequest(spec *Spec, mine *store.Sandbox) *hostv1.CreateSandboxRequest {
+func createRequest(p *plan, mine *store.Sandbox) *hostv1.CreateSandboxRequest {
 	return &hostv1.CreateSandboxRequest{
 		Operation: &hostv1.Operation{OperationId: mine.ClaimID},
-		SandboxId: mine.ID, Template: spec.Template, Runtime: spec.Runtime, Envs: spec.Env, Cold: spec.Cold,
-		Resources: &hostv1.Resources{Vcpus: uint32(spec.VCPUs), MemoryMb: uint32(spec.MemoryMB),
-			DiskSizeMb: uint32(spec.DiskSizeMB)},
-		IdleTimeout: durationpb.New(time.Duration(spec.IdleTimeoutS) * time.Second),
+		SandboxId: mine.ID, Template: p.template.Name, SnapshotId: p.snapshotID, Runtime: p.runtime,
+		Envs: p.env, Cold: p.cold,
+		Resources: &hostv1.Resources{Vcpus: uint32(p.vcpus), MemoryMb: uint32(p.memoryMB),
+			DiskSizeMb: uint32(p.diskMB)},
+		IdleTimeout: durationpb.New(time.Duration(p.idleS) * time.Second),
 	}
 }
 
-// abandon takes back a create that failed, or whose row a delete took while the host
-// worked: whatever the host has of it is destroyed, and the row keeps the reason.
+// abandon takes back a create that failed, or whose row a delete took while the host worked.
 func (s *Service) abandon(ctx context.Context, mine *store.Sandbox, cause error) error {
+	err := s.takeBack(ctx, verbCreate, mine, cause)
+	ctx, cancel := undo.Context(ctx)
+	defer cancel()
+	// A repeated request is to try again rather than be shown this failure.
+	return errors.Join(err, s.store.ForgetIdempotency(ctx, mine.ID))
+}
+
+// takeBack destroys whatever the host has of a sandbox that is not to be; its row keeps the
+// reason.
+func (s *Service) takeBack(ctx context.Context, v verb, mine *store.Sandbox, cause error) error {
 	ctx, cancel := undo.Context(ctx)
 	defer cancel()
 	next := mine.Copy()
-	next.ClaimID, next.ClaimDeadline, next.Reason = "", 0, failure(verbCreate, cause)
-	err := s.destroy(ctx, mine, newID())
+	next.ClaimID, next.ClaimDeadline, next.Reason = "", 0, failure(v, cause)
+	err := s.destroy(ctx, mine, store.NewID())
 	if err != nil {
 		// The reconciler repeats the destroy of a row in deleting.
 		next.State = store.Deleting
@@ -187,6 +198,5 @@ func (s *Service) abandon(ctx context.Context, mine *store.Sandbox, cause error)
 		err = errors.Join(err, serr)
 	}
 	s.settled.notify(mine.ID)
-	// A repeated request is to try again rather than be shown this failure.
-	return errors.Join(err, s.store.ForgetIdempotency(ctx, mine.ID))
+	return err
 }

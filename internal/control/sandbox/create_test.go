@@ -30,20 +30,18 @@ func TestBadSpecs(t *testing.T) {
 		kind   fault.Kind
 		text   string
 	}{
-		"vcpus 0":            {func(s *sandbox.Spec) { s.VCPUs = 0 }, fault.Invalid, "vcpus is 0: must be 1 to 16"},
+		"vcpus negative":     {func(s *sandbox.Spec) { s.VCPUs = -1 }, fault.Invalid, "vcpus is -1: must be 1 to 16"},
 		"vcpus 17":           {func(s *sandbox.Spec) { s.VCPUs = 17 }, fault.Invalid, "vcpus is 17"},
 		"memory small":       {func(s *sandbox.Spec) { s.MemoryMB = 127 }, fault.Invalid, "memory_mb is 127"},
 		"memory large":       {func(s *sandbox.Spec) { s.MemoryMB = 65537 }, fault.Invalid, "memory_mb is 65537"},
 		"memory over host":   {func(s *sandbox.Spec) { s.MemoryMB = 4097 }, fault.Invalid, "the host has 4096"},
-		"disk 0":             {func(s *sandbox.Spec) { s.DiskSizeMB = 0 }, fault.Invalid, "disk_size_mb is 0"},
 		"disk negative":      {func(s *sandbox.Spec) { s.DiskSizeMB = -1 }, fault.Invalid, "disk_size_mb is -1"},
 		"disk large":         {func(s *sandbox.Spec) { s.DiskSizeMB = 1<<20 + 1 }, fault.Invalid, "disk_size_mb"},
 		"disk below base":    {func(s *sandbox.Spec) { s.Template, s.DiskSizeMB = "other", 599 }, fault.Invalid, "needs at least 600"},
-		"timeout negative":   {func(s *sandbox.Spec) { s.IdleTimeoutS = -1 }, fault.Invalid, "idle_timeout_s is -1"},
-		"timeout large":      {func(s *sandbox.Spec) { s.IdleTimeoutS = 31 * 86400 }, fault.Invalid, "idle_timeout_s"},
+		"timeout negative":   {func(s *sandbox.Spec) { s.IdleTimeoutS = ptr(-1) }, fault.Invalid, "idle_timeout_s is -1"},
+		"timeout large":      {func(s *sandbox.Spec) { s.IdleTimeoutS = ptr(31 * 86400) }, fault.Invalid, "idle_timeout_s"},
 		"template unknown":   {func(s *sandbox.Spec) { s.Template = "nope" }, fault.NotFound, "template nope"},
 		"template shape":     {func(s *sandbox.Spec) { s.Template = "../etc" }, fault.Invalid, "template is"},
-		"template empty":     {func(s *sandbox.Spec) { s.Template = "" }, fault.Invalid, "template is"},
 		"runtime shape":      {func(s *sandbox.Spec) { s.Runtime = "a b" }, fault.Invalid, "runtime is"},
 		"env name":           {func(s *sandbox.Spec) { s.Env = map[string]string{"1A": "secret"} }, fault.Invalid, `env is "1A"`},
 		"env equals":         {func(s *sandbox.Spec) { s.Env = map[string]string{"A=B": "secret"} }, fault.Invalid, "env"},
@@ -73,7 +71,7 @@ func TestBadSpecs(t *testing.T) {
 
 func TestCreatePassesEverythingOn(t *testing.T) {
 	e := newEnv(t)
-	s := sandbox.Spec{Template: "other", VCPUs: 2, MemoryMB: 1024, DiskSizeMB: 7000, IdleTimeoutS: 0,
+	s := sandbox.Spec{Template: "other", VCPUs: 2, MemoryMB: 1024, DiskSizeMB: 7000, IdleTimeoutS: ptr(0),
 		Env: map[string]string{"TOKEN": "v"}, Metadata: map[string]string{"job": "7"}}
 	var steps []string
 	row, err := e.Create(t.Context(), sandbox.Request{Spec: s, Progress: func(step, _ string) { steps = append(steps, step) }})

@@ -42,6 +42,8 @@ func epitaph(before *store.Sandbox) string {
 	switch {
 	case before.State == store.Failed:
 		return "deleted on request after it had failed" + because(before)
+	case before.State == store.Lost:
+		return "deleted on request after it was lost" + because(before)
 	case before.State == store.Deleting && before.Reason != "":
 		return before.Reason + "; then deleted"
 	default:
@@ -62,7 +64,7 @@ func (s *Service) destroy(ctx context.Context, row *store.Sandbox, operation str
 		// The host changed the sandbox by itself; its generation decides.
 		report, rerr := s.report(ctx, row.ID)
 		if rerr == nil && report.GetGeneration() > op.Generation {
-			op = &hostv1.Operation{OperationId: newID(), Generation: report.GetGeneration()}
+			op = &hostv1.Operation{OperationId: store.NewID(), Generation: report.GetGeneration()}
 			err = s.callDestroy(ctx, row.ID, op)
 		}
 	}
@@ -74,7 +76,7 @@ func (s *Service) destroy(ctx context.Context, row *store.Sandbox, operation str
 }
 
 func (s *Service) callDestroy(ctx context.Context, id string, op *hostv1.Operation) error {
-	_, err := repeat(ctx, func() (struct{}, error) {
+	_, err := host.Repeat(ctx, func() (struct{}, error) {
 		_, err := s.client.DestroySandbox(ctx, connect.NewRequest(
 			&hostv1.DestroySandboxRequest{Operation: op, SandboxId: id}))
 		return struct{}{}, err
@@ -90,5 +92,5 @@ func (s *Service) DestroyLeftover(ctx context.Context, row *store.Sandbox) error
 	}
 	ctx, cancel := undo.Context(ctx)
 	defer cancel()
-	return host.CallError(s.destroy(ctx, row, newID()), "destroy leftover of", "sandbox "+row.ID)
+	return host.CallError(s.destroy(ctx, row, store.NewID()), "destroy leftover of", "sandbox "+row.ID)
 }

@@ -24,8 +24,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type env struct {
 	*testing.T
 	*sandbox.Service
-	agent *agenttest.Agent
-	store *store.Store
+	agent     *agenttest.Agent
+	store     *store.Store
+	templates *template.Service
 
 	mu   sync.Mutex
 	time time.Time
@@ -45,7 +46,9 @@ func newEnv(t *testing.T, change ...func(*sandbox.Config)) *env {
 	t.Cleanup(func() { require.NoError(t, e.store.Close()) })
 	hosts := host.New(e.store, e.agent.Client, slog.New(slog.DiscardHandler), e.now)
 	require.NoError(t, hosts.Register(t.Context()))
-	c := sandbox.Config{Store: e.store, Client: e.agent.Client, Templates: template.New(e.agent.Client, e.now),
+	e.templates = template.New(e.store, e.agent.Client, slog.New(slog.DiscardHandler), e.now)
+	t.Cleanup(e.templates.Stop)
+	c := sandbox.Config{Store: e.store, Client: e.agent.Client, Templates: e.templates,
 		Hosts: hosts, Logger: slog.New(slog.DiscardHandler), Now: e.now}
 	for _, f := range change {
 		f(&c)
@@ -56,8 +59,10 @@ func newEnv(t *testing.T, change ...func(*sandbox.Config)) *env {
 }
 
 func spec() sandbox.Spec {
-	return sandbox.Spec{Template: "base", VCPUs: 1, MemoryMB: 512, DiskSizeMB: 5120, IdleTimeoutS: 300}
+	return sandbox.Spec{Template: "base", VCPUs: 1, MemoryMB: 512, DiskSizeMB: 5120}
 }
+
+func ptr[T any](v T) *T { return &v }
 
 func (e *env) create() *store.Sandbox {
 	e.Helper()

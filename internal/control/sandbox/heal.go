@@ -5,6 +5,7 @@ import (
 	"time"
 
 	hostv1 "github.com/roosthq/roost/api/gen/roost/host/v1"
+	"github.com/roosthq/roost/internal/control/host"
 	"github.com/roosthq/roost/internal/control/store"
 )
 
@@ -13,6 +14,18 @@ var hostStates = map[hostv1.SandboxState]store.State{
 	hostv1.SandboxState_SANDBOX_STATE_RUNNING: store.Running,
 	hostv1.SandboxState_SANDBOX_STATE_PAUSED:  store.Paused,
 	hostv1.SandboxState_SANDBOX_STATE_FAILED:  store.Failed,
+	hostv1.SandboxState_SANDBOX_STATE_LOST:    store.Lost,
+}
+
+// follows is the state that a row takes of a report. A sandbox of which a snapshot is taken
+// runs, but only a row that nobody has marked for it follows: the mark of an operation
+// whose end is unknown stands until the host is done.
+func follows(row *store.Sandbox, report *hostv1.Sandbox) (store.State, bool) {
+	if report.GetState() == hostv1.SandboxState_SANDBOX_STATE_SNAPSHOTTING {
+		return store.Running, row.ClaimID == ""
+	}
+	state, stable := hostStates[report.GetState()]
+	return state, stable
 }
 
 // Heal says how a row has to change to agree with what its host reports (nil: the host
@@ -25,9 +38,9 @@ func Heal(row *store.Sandbox, report *hostv1.Sandbox, now time.Time) (*store.San
 		return nil, false
 	}
 	if report == nil {
-		return lost(row, now)
+		return vanished(row, now)
 	}
-	state, stable := hostStates[report.GetState()]
+	state, stable := follows(row, report)
 	if !stable || report.GetGeneration() < uint64(row.Generation) {
 		return nil, false
 	}
@@ -37,11 +50,12 @@ func Heal(row *store.Sandbox, report *hostv1.Sandbox, now time.Time) (*store.San
 	}
 	next := row.Copy()
 	takeReport(next, report)
+	next.State = state
 	return next, true
 }
 
-// lost is what becomes of a row that its host does not know.
-func lost(row *store.Sandbox, now time.Time) (*store.Sandbox, bool) {
+// vanished is what becomes of a row that its host does not know.
+func vanished(row *store.Sandbox, now time.Time) (*store.Sandbox, bool) {
 	if row.State == store.Failed {
 		return nil, false
 	}
@@ -57,16 +71,18 @@ func lost(row *store.Sandbox, now time.Time) (*store.Sandbox, bool) {
 	return next, true
 }
 
-// takeReport lets a row follow its host and ends its claim.
+// takeReport lets a row follow its host and ends its claim. Without a report the reconciler
+// brings what has changed.
 func takeReport(row *store.Sandbox, r *hostv1.Sandbox) {
+	row.ClaimID, row.ClaimDeadline = "", 0
+	if r == nil {
+		return
+	}
 	if state, stable := hostStates[r.GetState()]; stable {
 		row.State = state
 	}
 	row.Reason = r.GetReason()
-	row.ClaimID, row.ClaimDeadline = "", 0
-	if r != nil {
-		takeFigures(row, r)
-	}
+	takeFigures(row, r)
 }
 
 // takeFigures takes what the host knows better than the row.
@@ -86,16 +102,8 @@ func takeFigures(row *store.Sandbox, r *hostv1.Sandbox) {
 		row.IdleTimeoutS = int(r.GetIdleTimeout().AsDuration() / time.Second)
 	}
 	if len(r.GetPhases()) > 0 {
-		row.Phases = phases(r.GetPhases())
+		row.Phases = host.Phases(r.GetPhases())
 	}
-}
-
-func phases(in []*hostv1.Phase) []store.Phase {
-	out := make([]store.Phase, len(in))
-	for i, p := range in {
-		out[i] = store.Phase{Name: p.GetName(), Microseconds: p.GetDuration().AsDuration().Microseconds()}
-	}
-	return out
 }
 
 // Figures gives a row the host's present figures, and says whether any differs. Only an

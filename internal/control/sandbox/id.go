@@ -1,17 +1,12 @@
 package sandbox
 
 import (
-	"crypto/rand"
 	"regexp"
-	"strings"
 
 	"github.com/roosthq/roost/internal/fault"
 )
 
 var idShape = regexp.MustCompile(`^[a-z0-9]{20}$`)
-
-// newID makes a sandbox or operation id: 100 random bits in base 32.
-func newID() string { return strings.ToLower(rand.Text())[:20] }
 
 // checkID refuses what cannot be an id before anything is asked about it.
 func checkID(id string) error {

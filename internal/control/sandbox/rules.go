@@ -1,7 +1,6 @@
 package sandbox
 
 import (
-	"context"
 	"fmt"
 	"regexp"
 	"strings"
@@ -40,13 +39,16 @@ var (
 	runtimeName  = regexp.MustCompile(`^[a-z0-9-]{0,32}$`)
 )
 
-// Spec is what a caller asks of a new sandbox.
+// Spec is what a caller asks of a new sandbox. Zero values mean "not given": plan.go has what
+// they become.
 type Spec struct {
-	Template     string
-	VCPUs        int
-	MemoryMB     int
-	DiskSizeMB   int
-	IdleTimeoutS int
+	// Template is a name or an id.
+	Template   string
+	VCPUs      int
+	MemoryMB   int
+	DiskSizeMB int
+	// IdleTimeoutS is 0 for never, nil for the default.
+	IdleTimeoutS *int
 	Runtime      string
 	// Cold boots a kernel instead of restoring the template's memory.
 	Cold     bool
@@ -57,12 +59,12 @@ type Spec struct {
 // validate checks what needs no question to the host.
 func (s *Spec) validate() error {
 	checks := []error{
-		matches("template", s.Template, templateName),
+		given(s.Template, func() error { return matches("template", s.Template, templateName) }),
 		matches("runtime", s.Runtime, runtimeName),
-		within("vcpus", s.VCPUs, 1, maxVCPUs),
-		within("memory_mb", s.MemoryMB, minMemoryMB, maxMemoryMB),
-		within("disk_size_mb", s.DiskSizeMB, 1, maxDiskSizeMB),
-		within("idle_timeout_s", s.IdleTimeoutS, 0, maxIdleTimeout),
+		given(s.VCPUs, func() error { return within("vcpus", s.VCPUs, 1, maxVCPUs) }),
+		given(s.MemoryMB, func() error { return within("memory_mb", s.MemoryMB, minMemoryMB, maxMemoryMB) }),
+		given(s.DiskSizeMB, func() error { return within("disk_size_mb", s.DiskSizeMB, 1, maxDiskSizeMB) }),
+		checkIdle(s.IdleTimeoutS),
 		CheckEnv(s.Env),
 		checkMetadata(s.Metadata),
 	}
@@ -74,24 +76,20 @@ func (s *Spec) validate() error {
 	return nil
 }
 
-// fits checks a spec against its template and its host.
-func (s *Service) fits(ctx context.Context, spec *Spec) error {
-	tmpl, err := s.templates.Get(ctx, spec.Template)
-	if err != nil {
-		return err
+// given checks a field that is not left out.
+func given[T comparable](v T, check func() error) error {
+	var none T
+	if v == none {
+		return nil
 	}
-	need := int((tmpl.GetDiskBytes() + mib - 1) / mib)
-	if spec.DiskSizeMB < need {
-		return invalid("disk_size_mb", spec.DiskSizeMB, fmt.Sprintf("template %s needs at least %d", spec.Template, need))
+	return check()
+}
+
+func checkIdle(seconds *int) error {
+	if seconds == nil {
+		return nil
 	}
-	facts, err := s.hosts.Facts(ctx)
-	if err != nil {
-		return err
-	}
-	if have := facts.GetMemoryBytes() / mib; have > 0 && uint64(spec.MemoryMB) > have {
-		return invalid("memory_mb", spec.MemoryMB, fmt.Sprintf("the host has %d", have))
-	}
-	return nil
+	return within("idle_timeout_s", *seconds, 0, maxIdleTimeout)
 }
 
 func invalid(field string, value any, want string) *fault.Error {

@@ -29,6 +29,9 @@ const (
 // Sandbox is a row, as the service gives it to handlers.
 type Sandbox = store.Sandbox
 
+// Phase is one timed step.
+type Phase = store.Phase
+
 // State of a sandbox; doc.go has the diagram.
 type State = store.State
 

@@ -13,17 +13,21 @@ import (
 type verb string
 
 const (
-	verbCreate  verb = "create"
-	verbPause   verb = "pause"
-	verbResume  verb = "resume"
-	verbTimeout verb = "set timeout of"
-	verbDelete  verb = "delete"
+	verbCreate   verb = "create"
+	verbPause    verb = "pause"
+	verbResume   verb = "resume"
+	verbCold     verb = "cold-resume"
+	verbTimeout  verb = "set timeout of"
+	verbSnapshot verb = "snapshot"
+	verbFork     verb = "fork"
+	verbTemplate verb = "make a template of"
+	verbDelete   verb = "delete"
 )
 
 // transition says where a verb may begin, what it passes through and where it ends.
 type transition struct {
 	from []store.State
-	via  store.State // empty: the state stays, only the claim is taken
+	via  store.State // empty: the state stays, the claim alone is the mark
 	to   store.State // empty: as via
 	// takeover says that the verb may take a row from an operation that runs.
 	takeover bool
@@ -32,15 +36,24 @@ type transition struct {
 }
 
 var anyState = []store.State{store.Creating, store.Running, store.Pausing, store.Paused,
-	store.Resuming, store.Failed, store.Deleting}
+	store.Resuming, store.Failed, store.Lost, store.Deleting}
+
+// savable are the states from which a sandbox can be captured.
+var savable = []store.State{store.Running, store.Paused}
 
 // transitions is the whole state machine.
 var transitions = map[verb]transition{
-	verbCreate:  {via: store.Creating, to: store.Running, limit: 5 * time.Minute},
-	verbPause:   {from: []store.State{store.Running}, via: store.Pausing, to: store.Paused, limit: 5 * time.Minute},
-	verbResume:  {from: []store.State{store.Paused}, via: store.Resuming, to: store.Running, limit: 2 * time.Minute},
-	verbTimeout: {from: []store.State{store.Running, store.Paused}, limit: 30 * time.Second},
-	verbDelete:  {from: anyState, via: store.Deleting, to: store.Deleted, takeover: true, limit: 2 * time.Minute},
+	verbCreate: {via: store.Creating, to: store.Running, limit: 5 * time.Minute},
+	verbPause:  {from: []store.State{store.Running}, via: store.Pausing, to: store.Paused, limit: 5 * time.Minute},
+	verbResume: {from: []store.State{store.Paused}, via: store.Resuming, to: store.Running, limit: 2 * time.Minute},
+	verbCold: {from: []store.State{store.Paused, store.Failed, store.Lost}, via: store.Resuming, to: store.Running,
+		limit: 5 * time.Minute},
+	verbTimeout:  {from: savable, limit: 30 * time.Second},
+	verbSnapshot: {from: savable, limit: 5 * time.Minute},
+	verbFork:     {from: savable, limit: 10 * time.Minute},
+	// A template's files are exported and its disk image built under the claim.
+	verbTemplate: {from: savable, limit: 30 * time.Minute},
+	verbDelete:   {from: anyState, via: store.Deleting, to: store.Deleted, takeover: true, limit: 2 * time.Minute},
 }
 
 // decision is what a verb does with a row as it is now.
@@ -66,7 +79,7 @@ func judge(v verb, row *store.Sandbox, now time.Time) (decision, error) {
 	case claimed && row.State == t.via:
 		return wait, nil
 	case claimed && !t.takeover && !transitional(row.State):
-		return wait, nil // a timeout change: short
+		return wait, nil // a new timeout, a snapshot, a fork
 	case claimed && !t.takeover:
 		return refuse, busyError(v, row)
 	case slices.Contains(t.from, row.State):
@@ -93,8 +106,12 @@ func deletedError(v verb, row *store.Sandbox) error {
 }
 
 func busyError(v verb, row *store.Sandbox) error {
+	doing := string(row.State)
+	if !transitional(row.State) {
+		doing = "being changed by another request"
+	}
 	return fault.New(fault.Aborted, string(v), "",
-		fmt.Sprintf("sandbox %s is %s", row.ID, row.State)).WithHint("try again when that has ended")
+		fmt.Sprintf("sandbox %s is %s", row.ID, doing)).WithHint("try again when that has ended")
 }
 
 // stateError says in which state a sandbox is and what leads out of it.
@@ -104,8 +121,8 @@ func stateError(row *store.Sandbox) error {
 	switch row.State {
 	case store.Paused:
 		return err.WithHint("resume it: roost resume " + row.ID)
-	case store.Failed:
-		return err.WithHint("delete it: roost rm " + row.ID)
+	case store.Failed, store.Lost:
+		return err.WithHint("start it from its disk: roost resume --cold " + row.ID + ", or delete it: roost rm " + row.ID)
 	default:
 		return err.WithHint("try again in a moment")
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/roosthq/roost/internal/control/apikey"
 	"github.com/roosthq/roost/internal/control/guestproxy"
 	"github.com/roosthq/roost/internal/control/host"
+	"github.com/roosthq/roost/internal/control/leak"
 	"github.com/roosthq/roost/internal/control/reconcile"
 	"github.com/roosthq/roost/internal/control/sandbox"
 	"github.com/roosthq/roost/internal/control/store"
@@ -168,17 +169,19 @@ func (s *Server) start(ctx, run context.Context) error {
 	if s.firstKey, err = keys.First(ctx); err != nil {
 		return err
 	}
-	templates := template.New(c.Host, c.Now)
+	templates := template.New(db, c.Host, c.Logger, c.Now)
+	s.pushEnd("finish deletes of templates", templates.Stop)
 	sandboxes := sandbox.New(sandbox.Config{Store: db, Client: c.Host, Templates: templates, Hosts: hosts,
 		Logger: c.Logger, Now: c.Now})
 	s.pushEnd("finish changes", sandboxes.Close)
 	loop := reconcile.New(reconcile.Config{Store: db, Client: c.Host, Sandboxes: sandboxes,
-		Logger: c.Logger, Now: c.Now, Interval: c.ReconcileEvery})
+		Templates: templates, Logger: c.Logger, Now: c.Now, Interval: c.ReconcileEvery})
 	if err := loop.Start(run); err != nil {
 		return err
 	}
 	s.pushEnd("stop reconciler", loop.Stop)
 	handler := api.New(api.Config{Sandboxes: sandboxes, Templates: templates, Keys: keys, Hosts: hosts,
+		Leaks:  leak.New(db, c.Host, templates),
 		Guests: guestproxy.New(c.ProxyBase, c.ProxyTransport), Logger: c.Logger, Version: c.Version})
 	s.serve(l, handler)
 	return nil

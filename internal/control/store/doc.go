@@ -2,7 +2,8 @@
 //
 // A row of a sandbox changes only through Swap, a compare-and-set on its state, generation
 // and version: of two writers that read the same row one wins, and the other reads again. A
-// row with a ClaimID belongs to one running operation until ClaimDeadline.
+// row with a ClaimID belongs to one running operation until ClaimDeadline. Rows of templates
+// change the same way, through SwapTemplate. A template's name is unique among both types.
 //
 // On SQLite one connection writes, in immediate transactions, so that a writer waits in Go
 // rather than fails with "database is locked"; a pool of query-only connections reads

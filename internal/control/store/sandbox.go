@@ -40,6 +40,7 @@ const (
 	Paused   State = "paused"
 	Resuming State = "resuming"
 	Failed   State = "failed"
+	Lost     State = "lost"
 	Deleting State = "deleting"
 	Deleted  State = "deleted"
 )
@@ -59,6 +60,8 @@ type Sandbox struct {
 	State           State             `bun:"state"`
 	Reason          string            `bun:"reason"`
 	Template        string            `bun:"template"`
+	TemplateID      string            `bun:"template_id"`
+	ForkedFrom      string            `bun:"forked_from"`
 	Runtime         string            `bun:"runtime"`
 	Isolation       string            `bun:"isolation"`
 	VCPUs           int               `bun:"vcpus"`
@@ -171,7 +174,7 @@ func (s *Store) SwapAll(ctx context.Context, swaps []Swap) (done int, err error)
 func swapRow(ctx context.Context, tx bun.Tx, sw Swap) (bool, error) {
 	sw.Next.Version = sw.Seen.Version + 1
 	return affected(tx.NewUpdate().Model(sw.Next).
-		ExcludeColumn("id", "host_id", "created_at").
+		ExcludeColumn("id", "host_id", "created_at", "template_id", "forked_from").
 		Where("id = ?", sw.Seen.ID).
 		Where("state = ?", sw.Seen.State).
 		Where("generation = ?", sw.Seen.Generation).
@@ -192,6 +195,19 @@ func (s *Store) PurgeSandboxes(ctx context.Context, before time.Time) (int, erro
 		return err
 	})
 	return int(n), fault.Wrap(err, "purge", "deleted sandboxes")
+}
+
+// AddSandboxes inserts rows, all of them or none.
+func (s *Store) AddSandboxes(ctx context.Context, rows []*Sandbox) error {
+	err := s.write.RunInTx(ctx, nil, func(ctx context.Context, tx bun.Tx) error {
+		for _, row := range rows {
+			if _, err := insertSandbox(ctx, tx, row); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return fault.Wrap(err, "add", "sandboxes")
 }
 
 // insertSandbox adds a row inside a transaction.

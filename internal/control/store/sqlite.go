@@ -91,9 +91,14 @@ func lockFile(path string) (*os.File, error) {
 
 // expireClaims ends the claims of a process that died: nobody else can hold one here.
 func (s *Store) expireClaims(ctx context.Context) error {
-	_, err := s.write.NewUpdate().Model((*Sandbox)(nil)).
-		Set("claim_deadline = 0").Set("version = version + 1").Where("claim_id <> ''").Exec(ctx)
-	return fault.Wrap(err, "expire", "claims")
+	for _, model := range []any{(*Sandbox)(nil), (*Template)(nil)} {
+		_, err := s.write.NewUpdate().Model(model).
+			Set("claim_deadline = 0").Set("version = version + 1").Where("claim_id <> ''").Exec(ctx)
+		if err != nil {
+			return fault.Wrap(err, "expire", "claims")
+		}
+	}
+	return nil
 }
 
 func open(path string) (*Store, error) {
