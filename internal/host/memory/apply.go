@@ -2,19 +2,19 @@ package memory
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"os"
 	"time"
 
 	"github.com/zeebo/xxh3"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/roosthq/roost/internal/fault"
 )
 
 // Apply writes saved pages into the private mapping of a VM that has not run yet. layers are
-// the map's, oldest first. Each page is checked against its hash before it is written; on any
-// error the VM must be ended.
+// the map's, oldest first. Each page is checked against its hash before it is written, and each
+// layer against its id; damage is fault.DataLoss, and on any error the VM must be ended.
 func Apply(ctx context.Context, m Mapping, mp *Map, layers []io.ReaderAt) (Stats, error) {
 	stats, err := apply(ctx, m, mp, layers)
 	return stats, fault.Wrap(err, "apply saved memory to", m.String())
@@ -30,9 +30,24 @@ func apply(ctx context.Context, m Mapping, mp *Map, layers []io.ReaderAt) (Stats
 	}
 	defer p.close()
 	start := time.Now()
-	stats, err := mp.walk(ctx, layers, p.write)
+	stats, err := mp.walkChecked(ctx, layers, p.write)
 	stats.Bytes = int64(stats.Written+stats.Zero) * PageSize
 	stats.Copy = time.Since(start)
+	return stats, err
+}
+
+// walkChecked is walk, and checks the layers' ids beside it. Nothing of it may be used on an error.
+func (m *Map) walkChecked(ctx context.Context, layers []io.ReaderAt, put func(pages []byte, start uint32) error) (stats Stats, err error) {
+	if len(layers) != len(m.layers) {
+		return stats, damaged("%d layers given, the map has %d", len(layers), len(m.layers))
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return m.checkIDs(ctx, layers) })
+	g.Go(func() (err error) {
+		stats, err = m.walk(ctx, layers, put)
+		return err
+	})
+	err = g.Wait()
 	return stats, err
 }
 
@@ -40,9 +55,6 @@ func apply(ctx context.Context, m Mapping, mp *Map, layers []io.ReaderAt) (Stats
 // of at most batchPages. Zero pages are given as zeros.
 func (m *Map) walk(ctx context.Context, layers []io.ReaderAt, put func(pages []byte, start uint32) error) (Stats, error) {
 	var stats Stats
-	if len(layers) != len(m.layers) {
-		return stats, fault.New(fault.Invalid, "", "", fmt.Sprintf("%d layers given, the map has %d", len(layers), len(m.layers)))
-	}
 	buf := make([]byte, 0, batchPages*PageSize)
 	var start uint32
 	flush := func() error {

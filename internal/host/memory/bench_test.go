@@ -70,31 +70,31 @@ func benchVM(b *testing.B) *vmm {
 
 func BenchmarkFirstCapture(b *testing.B) {
 	v := benchVM(b)
-	path := filepath.Join(b.TempDir(), "layer")
+	dir := b.TempDir()
 	for b.Loop() {
-		_, stats, err := CaptureFile(context.Background(), v.m, nil, path, false)
+		mp, stats, err := CaptureFile(context.Background(), v.m, nil, dir, false)
 		if err != nil {
 			b.Fatal(err)
 		}
 		b.ReportMetric(float64(stats.Scan.Microseconds()), "µs-scan")
 		b.ReportMetric(float64(stats.Private), "pages")
-		_ = os.Remove(path)
+		_ = os.Remove(filepath.Join(dir, mp.LayerName(0)))
 	}
 }
 
 func BenchmarkIdleCapture(b *testing.B) {
 	v := benchVM(b)
-	path := filepath.Join(b.TempDir(), "layer")
-	mp, _, err := CaptureFile(context.Background(), v.m, nil, path, false)
+	dir := b.TempDir()
+	mp, _, err := CaptureFile(context.Background(), v.m, nil, dir, false)
 	if err != nil {
 		b.Fatal(err)
 	}
 	for b.Loop() {
-		_, _, err := CaptureFile(context.Background(), v.m, mp, path+"2", false)
+		again, _, err := CaptureFile(context.Background(), v.m, mp, dir, false)
 		if err != nil {
 			b.Fatal(err)
 		}
-		_ = os.Remove(path + "2")
+		_ = os.Remove(filepath.Join(dir, again.LayerName(1)))
 	}
 }
 

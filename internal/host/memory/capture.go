@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/zeebo/xxh3"
@@ -33,23 +34,28 @@ type Stats struct {
 
 var zeroPage [PageSize]byte
 
-// CaptureFile is Capture into a new file at path, synced when sync is set. On failure the file
-// is deleted.
-func CaptureFile(ctx context.Context, m Mapping, parent *Map, path string, sync bool) (mp *Map, stats Stats, err error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+// CaptureFile is Capture into a new file in dir, called as the map's newest layer is
+// (LayerName), synced when sync is set. Its name is as durable as that of the map, which is
+// published in the same folder after it. On failure nothing is left.
+func CaptureFile(ctx context.Context, m Mapping, parent *Map, dir string, sync bool) (mp *Map, stats Stats, err error) {
+	f, err := os.CreateTemp(dir, "."+layerPrefix+"*.tmp")
 	if err != nil {
-		return nil, stats, diskError(err, "create memory layer", path)
+		return nil, stats, diskError(err, "create memory layer in", dir)
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, os.Remove(path))
+			mp, err = nil, errors.Join(err, os.Remove(f.Name()))
 		}
 	}()
 	mp, stats, err = Capture(ctx, m, parent, f)
 	if err == nil && sync {
-		err = diskError(f.Sync(), "sync memory layer", path)
+		err = diskError(f.Sync(), "sync memory layer", f.Name())
 	}
-	return mp, stats, errors.Join(err, f.Close())
+	if err := errors.Join(err, f.Close()); err != nil {
+		return nil, stats, err
+	}
+	path := filepath.Join(dir, mp.LayerName(mp.Layers()-1))
+	return mp, stats, diskError(os.Rename(f.Name(), path), "publish memory layer", path)
 }
 
 // Capture saves what a paused VM changed: it writes to layer (empty, for writing) the pages
@@ -63,7 +69,7 @@ func CaptureFile(ctx context.Context, m Mapping, parent *Map, path string, sync 
 // discarded all the same, the VM now sees the template's page there. Capture does not argue
 // from that: it reads all pages of the parent's map, private or not, and saves what the VM sees.
 func Capture(ctx context.Context, m Mapping, parent *Map, layer *os.File) (*Map, Stats, error) {
-	c := capture{ctx: ctx, parent: cursor{m: parent}, layer: layer, buf: make([]byte, 0, batchPages*PageSize)}
+	c := capture{ctx: ctx, id: newLayerID(), parent: cursor{m: parent}, layer: layer, buf: make([]byte, 0, batchPages*PageSize)}
 	mp, err := c.run(m)
 	if err != nil {
 		return nil, c.stats, fault.Wrap(err, "capture", m.String())
@@ -76,6 +82,7 @@ type capture struct {
 	p      *process
 	parent cursor
 	layer  *os.File
+	id     layerID
 	out    builder
 	stats  Stats
 	// buf holds the pages read, nums their numbers.
@@ -108,7 +115,7 @@ func (c *capture) run(m Mapping) (*Map, error) {
 		return nil, err
 	}
 	c.stats.Copy = time.Since(start) - c.stats.Scan
-	c.out.m.layers[len(c.out.m.layers)-1] = uint32(c.stats.Written)
+	c.out.m.layers[len(c.out.m.layers)-1] = layer{pages: uint32(c.stats.Written), id: c.id.id()}
 	return &c.out.m, nil
 }
 
@@ -133,7 +140,7 @@ func (c *capture) begin(m Mapping) error {
 		c.out.m.template = parent.template
 		c.out.m.layers = append(c.out.m.layers, parent.layers...)
 	}
-	c.out.m.layers = append(c.out.m.layers, 0)
+	c.out.m.layers = append(c.out.m.layers, layer{})
 	return nil
 }
 
@@ -196,6 +203,7 @@ func (c *capture) flush() error {
 		page := c.buf[i*PageSize : (i+1)*PageSize]
 		entry := c.classify(page, n, int64(c.stats.Written+changed))
 		if entry.Kind == Data && entry.Layer == len(c.out.m.layers)-1 {
+			c.id.add(entry.Hash)
 			copy(c.buf[changed*PageSize:], page)
 			changed++
 		}

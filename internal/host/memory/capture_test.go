@@ -2,7 +2,6 @@ package memory
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -123,12 +122,11 @@ func TestRandomHistories(t *testing.T) {
 
 func (s *saved) merge() {
 	s.t.Helper()
-	dst := filepath.Join(s.dir, fmt.Sprintf("merged-%d", s.files))
-	mp, stats, err := Merge(context.Background(), s.mp, s.open(), dst)
+	mp, stats, err := Merge(context.Background(), s.mp, s.open(), s.dir)
 	require.NoError(s.t, err)
 	require.Equal(s.t, s.mp.DataPages(), stats.Written)
 	require.Equal(s.t, s.mp.ZeroPages(), mp.ZeroPages())
-	s.layers = []string{dst}
+	s.layers = []string{filepath.Join(s.dir, mp.LayerName(0))}
 	s.publish(mp)
 }
 
@@ -142,9 +140,10 @@ func TestMergeEightLayers(t *testing.T) {
 		v.do("zero", i*50+10, 3, 0)
 		s.capture(v)
 	}
-	_, _, err := CaptureFile(context.Background(), v.m, s.mp, filepath.Join(s.dir, "ninth"), false)
+	ninth := t.TempDir()
+	_, _, err := CaptureFile(context.Background(), v.m, s.mp, ninth, false)
 	require.True(t, fault.Is(err, fault.FailedPrecondition), "%v", err)
-	require.NoFileExists(t, filepath.Join(s.dir, "ninth"))
+	require.Empty(t, leftovers(t, ninth))
 	s.merge()
 	require.Equal(t, 1, s.mp.Layers())
 	w := startVMM(t, tmpl)
@@ -222,9 +221,9 @@ func TestCaptureRefuses(t *testing.T) {
 	s := newSaved(t)
 	s.capture(v)
 	try := func(m Mapping, parent *Map) error {
-		path := filepath.Join(t.TempDir(), "layer")
-		_, _, err := CaptureFile(ctx, m, parent, path, true)
-		require.NoFileExists(t, path)
+		dir := t.TempDir()
+		_, _, err := CaptureFile(ctx, m, parent, dir, true)
+		require.Empty(t, leftovers(t, dir))
 		return err
 	}
 	small := v.m
@@ -250,7 +249,7 @@ func TestCaptureRefuses(t *testing.T) {
 
 	canceled, cancel := context.WithCancel(ctx)
 	cancel()
-	_, _, err = CaptureFile(canceled, v.m, nil, filepath.Join(s.dir, "canceled"), false)
+	_, _, err = CaptureFile(canceled, v.m, nil, t.TempDir(), false)
 	require.ErrorIs(t, err, context.Canceled)
 	v.kill()
 	require.True(t, fault.Is(try(v.m, nil), fault.NotFound))
@@ -268,19 +267,71 @@ func TestApplyRefusesDamagedLayers(t *testing.T) {
 	clean, err := os.ReadFile(s.layers[0])
 	require.NoError(t, err)
 	w := startVMM(t, tmpl)
+	apply := func(layers ...io.ReaderAt) error {
+		_, err := Apply(context.Background(), w.m, s.mp, layers)
+		require.Equal(t, fault.DataLoss, fault.KindOf(err), "%v", err)
+		return err
+	}
 	r := rand.New(rand.NewPCG(3, 3))
 	for range 1000 {
 		bad := append([]byte(nil), clean...)
 		at := r.IntN(len(bad))
 		bad[at] ^= 1 << r.IntN(8)
-		_, err := Apply(context.Background(), w.m, s.mp, []io.ReaderAt{readerAt(bad)})
-		require.ErrorContains(t, err, "layer 0 page")
+		require.ErrorContains(t, apply(readerAt(bad)), "layer 0 page")
 	}
-	_, err = Apply(context.Background(), w.m, s.mp, []io.ReaderAt{readerAt(clean[:len(clean)-1])})
-	require.ErrorContains(t, err, "layer 0 page 31 cannot be read")
-	_, _, err = Merge(context.Background(), s.mp, []io.ReaderAt{readerAt(clean[:8])}, filepath.Join(s.dir, "merged"))
-	require.Error(t, err)
-	require.Equal(t, "layer-0 map", leftovers(t, s.dir))
+	require.ErrorContains(t, apply(readerAt(clean[:len(clean)-1])), "layer 0 page 31 cannot be read")
+	_, _, err = Merge(context.Background(), s.mp, []io.ReaderAt{readerAt(clean[:8])}, s.dir)
+	require.Equal(t, fault.DataLoss, fault.KindOf(err), "%v", err)
+	require.Equal(t, "map "+s.mp.LayerName(0), leftovers(t, s.dir))
+
+	// A page that a later capture has replaced belongs to its layer all the same.
+	v.do("fill", 0, 1, 2)
+	v.do("fill", 20, 5, 2)
+	s.capture(v)
+	second, err := os.ReadFile(s.layers[1])
+	require.NoError(t, err)
+	s.apply(w)
+	for _, page := range []int{0, 20, 24} {
+		bad := append([]byte(nil), clean...)
+		bad[page*PageSize+r.IntN(PageSize)] ^= 1
+		require.ErrorContains(t, apply(readerAt(bad), readerAt(second)), "layer 0 holds other pages")
+	}
+}
+
+// A map's layers are told by their names, wherever they lie.
+func TestOpenLayersRefuses(t *testing.T) {
+	t.Parallel()
+	v := startVMM(t, template(t, 64))
+	s := newSaved(t)
+	for i := range 2 {
+		v.do("fill", i, 4, uint64(i))
+		s.capture(v)
+	}
+	open := func(paths ...string) error {
+		layers, err := OpenLayers(s.mp, paths)
+		if err == nil {
+			require.NoError(t, layers.Close())
+		}
+		return err
+	}
+	elsewhere := filepath.Join(t.TempDir(), "2-"+s.mp.LayerName(0))
+	require.NoError(t, os.Link(s.layers[0], elsewhere))
+	require.NoError(t, open(elsewhere, s.layers[1]))
+	renamed := filepath.Join(t.TempDir(), "memory.layer")
+	require.NoError(t, os.Link(s.layers[0], renamed))
+	for name, paths := range map[string][]string{
+		"too few": s.layers[:1], "too many": append(s.layers, s.layers[0]), "swapped": {s.layers[1], s.layers[0]},
+		"not called so": {renamed, s.layers[1]}, "missing": {filepath.Join(t.TempDir(), s.mp.LayerName(0)), s.layers[1]},
+	} {
+		err := open(paths...)
+		require.Equal(t, fault.DataLoss, fault.KindOf(err), "%s: %v", name, err)
+		require.NotEmpty(t, fault.HintOf(err))
+	}
+	require.NoError(t, os.Truncate(s.layers[0], 5))
+	require.ErrorContains(t, open(s.layers...), "5 bytes long")
+	s.mp.layers[0].id = Hash{} // of a version that knew none
+	require.NoError(t, os.Truncate(renamed, s.mp.LayerBytes(0)))
+	require.NoError(t, open(renamed, s.layers[1]))
 }
 
 type readerAt []byte

@@ -18,13 +18,14 @@
 //	data        page I of layer L, with a 128-bit hash
 //
 // A layer is a file of pages, one after another, without a header; it is written once and
-// never edited. Layers are numbered from 0, oldest first.
+// never edited. It is known by an id made of its content, after which its file is called, so
+// that it may lie anywhere and be shared by hard links. Layers are numbered from 0, oldest first.
 //
 // # Life
 //
 //	NewTemplate → (VM boots, stops, dies) → Seal → Save … Load → Cache → private mappings
 //	Capture(no parent) → map 1, layer 0 → Apply → (VM runs) → Capture(map 1) → map 2, layer 1 …
-//	… at MaxLayers: Merge → one layer
+//	… at MaxLayers: Merge → one layer, or Capture(no parent): all private pages once more
 //
 // # Failure rules
 //
@@ -32,8 +33,9 @@
 // must be ended. Files are published by rename after they are synced; a reader sees an old
 // file, a new file or none. Temporary files are named .NAME.*.tmp beside their target; one
 // that a crash left is nobody's and may be deleted. Whatever is read from disk is checked
-// before it is used: a map by its checksum and its structure, a layer page by page, a
-// template chunk by chunk. The hash (XXH3) finds damage, not forgery: the files must be
+// before it is used: a map by its checksum and its structure, a layer page by page and, with the
+// pages that no longer matter, by its id, a template chunk by chunk. Damage, and a file that is
+// missing among a map's layers, is fault.DataLoss. The hash (XXH3) finds damage, not forgery: the files must be
 // writable by root only. A guest that makes two pages of its own collide harms itself alone.
 //
 // # Example
@@ -42,10 +44,11 @@
 //	err = memory.Seal(f)                                // that VM is dead
 //	info, err := memory.Save(ctx, f, "/t/base.mem")
 //	t, err := cache.Get(ctx, "/t/base.mem", 512<<20)    // t.File for the sandbox's VMM
-//	mp, stats, err := memory.CaptureFile(ctx, m, nil, "/s/x/mem-1", true)
+//	mp, stats, err := memory.CaptureFile(ctx, m, nil, "/s/x", true)   // makes /s/x/mem-ID.layer
 //	err = memory.WriteMap("/s/x/map-1", mp)
 //	mp, err = memory.ReadMap("/s/x/map-1")              // later, in another process:
-//	_, err = memory.Apply(ctx, m2, mp, []io.ReaderAt{layer0})
+//	layers, err := memory.OpenLayers(mp, []string{"/s/x/" + mp.LayerName(0)})
+//	_, err = memory.Apply(ctx, m2, mp, layers.Readers())
 package memory
 
 // PageSize is the unit of everything here, in bytes.

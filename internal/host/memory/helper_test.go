@@ -104,7 +104,6 @@ type saved struct {
 	dir    string
 	mp     *Map
 	layers []string
-	files  int
 }
 
 func newSaved(t testing.TB) *saved { return &saved{t: t, dir: t.TempDir()} }
@@ -112,11 +111,9 @@ func newSaved(t testing.TB) *saved { return &saved{t: t, dir: t.TempDir()} }
 // capture adds a generation, by way of the map's file.
 func (s *saved) capture(v *vmm) Stats {
 	s.t.Helper()
-	path := filepath.Join(s.dir, fmt.Sprintf("layer-%d", s.files))
-	s.files++
-	mp, stats, err := CaptureFile(context.Background(), v.m, s.mp, path, false)
+	mp, stats, err := CaptureFile(context.Background(), v.m, s.mp, s.dir, false)
 	require.NoError(s.t, err)
-	s.layers = append(s.layers, path)
+	s.layers = append(s.layers, filepath.Join(s.dir, mp.LayerName(mp.Layers()-1)))
 	s.publish(mp)
 	return stats
 }
@@ -138,14 +135,10 @@ func (s *saved) publish(mp *Map) {
 
 func (s *saved) open() []io.ReaderAt {
 	s.t.Helper()
-	var out []io.ReaderAt
-	for _, l := range s.layers {
-		f, err := os.Open(l)
-		require.NoError(s.t, err)
-		s.t.Cleanup(func() { _ = f.Close() })
-		out = append(out, f)
-	}
-	return out
+	layers, err := OpenLayers(s.mp, s.layers)
+	require.NoError(s.t, err)
+	s.t.Cleanup(func() { _ = layers.Close() })
+	return layers.Readers()
 }
 
 func (s *saved) apply(v *vmm) Stats {

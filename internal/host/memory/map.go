@@ -10,7 +10,8 @@ import (
 // MaxLayers is how many layers a map may refer to; then it must be merged.
 const MaxLayers = 8
 
-// Hash is the XXH3-128 of one page, or of a template's table of chunks.
+// Hash is the XXH3-128 of one page, of the hashes of a layer's pages (the layer's id), or of a
+// template's table of chunks.
 type Hash = xxh3.Uint128
 
 // Kind says what a page that is not the template's holds.
@@ -42,10 +43,16 @@ type Map struct {
 	// pages is the size of the memory.
 	pages    uint32
 	template Hash
-	// layers holds each layer's size in pages.
-	layers  []uint32
-	extents []Extent
-	hashes  []Hash
+	layers   []layer
+	extents  []Extent
+	hashes   []Hash
+}
+
+// layer is a file of pages.
+type layer struct {
+	pages uint32
+	// id is made of what the layer holds; zero for one that was written before layers had ids.
+	id Hash
 }
 
 // Bytes is the size of the memory that the map describes.
@@ -59,7 +66,10 @@ func (m *Map) Template() Hash { return m.template }
 func (m *Map) Layers() int { return len(m.layers) }
 
 // LayerBytes is the size that a layer's file must have.
-func (m *Map) LayerBytes(layer int) int64 { return int64(m.layers[layer]) * PageSize }
+func (m *Map) LayerBytes(layer int) int64 { return int64(m.layers[layer].pages) * PageSize }
+
+// LayerName is how the file of a layer is called; "" for a layer without an id.
+func (m *Map) LayerName(layer int) string { return layerName(m.layers[layer].id) }
 
 // DataPages is how many pages lie in layers.
 func (m *Map) DataPages() int { return len(m.hashes) }

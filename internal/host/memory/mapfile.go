@@ -11,16 +11,22 @@ import (
 	"github.com/roosthq/roost/internal/fault"
 )
 
-// The file of a map; docs/formats.md describes it.
+// The file of a map; docs/formats.md describes it. Version 1 had no ids of layers and left out
+// what is unchanged.
 const (
-	mapMagic     = "ROOSTMAP"
-	mapVersion   = 1
-	mapHeader    = 64
-	layerRecord  = 8
-	extentRecord = 16
-	hashRecord   = 16
-	sumRecord    = 16
+	mapMagic      = "ROOSTMAP"
+	mapVersion    = 2
+	mapVersion1   = 1
+	mapHeader     = 64
+	layerRecord   = 24
+	layerRecordV1 = 8
+	extentRecord  = 16
+	hashRecord    = 16
+	sumRecord     = 16
 )
+
+// unchanged is the kind of a run of the template's pages, in a file; a Map leaves them out.
+const unchanged Kind = 3
 
 var le = binary.LittleEndian
 
@@ -54,11 +60,24 @@ func readMapFile(f *os.File) ([]byte, error) {
 	if _, err := io.ReadFull(f, head[:]); err != nil {
 		return nil, damaged("too short: %v", err)
 	}
-	size, err := mapSize(head[:])
+	info, err := f.Stat()
 	if err != nil {
 		return nil, err
 	}
-	info, err := f.Stat()
+	if info.Size() < mapHeader+sumRecord {
+		return nil, damaged("too short")
+	}
+	size, err := mapSize(head[:])
+	if fault.Is(err, fault.FailedPrecondition) {
+		// Another version, or damage to the version's number: the checksum tells.
+		whole, serr := endsInSum(f, info.Size())
+		if serr != nil {
+			return nil, serr
+		}
+		if !whole {
+			return nil, damaged("checksum does not match")
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -66,33 +85,44 @@ func readMapFile(f *os.File) ([]byte, error) {
 		return nil, damaged("%d bytes long, its header says %d", info.Size(), size)
 	}
 	data := make([]byte, size)
-	copy(data, head[:])
-	_, err = io.ReadFull(f, data[mapHeader:])
+	_, err = f.ReadAt(data, 0)
 	return data, err
 }
 
-func damaged(format string, args ...any) error {
-	return fault.New(fault.Internal, "", "", "damaged: "+fmt.Sprintf(format, args...)).
-		WithHint("this saved memory cannot be used; start the sandbox from its disk")
+// endsInSum tells whether a file of any version is whole, without holding it in memory.
+func endsInSum(f *os.File, size int64) (bool, error) {
+	h := xxh3.New128()
+	if _, err := io.Copy(h, io.NewSectionReader(f, 0, size-sumRecord)); err != nil {
+		return false, err
+	}
+	var sum [sumRecord]byte
+	_, err := f.ReadAt(sum[:], size-sumRecord)
+	return h.Sum128() == hashAt(sum[:]), err
 }
 
-// Marshal returns the bytes of the map's file.
+func damaged(format string, args ...any) error {
+	return fault.New(fault.DataLoss, "", "", "damaged: "+fmt.Sprintf(format, args...)).
+		WithHint("the sandbox's disk is untouched: `roost resume --cold ID` boots from it")
+}
+
+// Marshal returns the bytes of the map's file, in the newest version.
 func (m *Map) Marshal() []byte {
-	size := mapHeader + layerRecord*len(m.layers) + extentRecord*len(m.extents) + hashRecord*len(m.hashes) + sumRecord
+	all := m.covering()
+	size := mapHeader + layerRecord*len(m.layers) + extentRecord*len(all) + hashRecord*len(m.hashes) + sumRecord
 	b := make([]byte, 0, size)
 	b = append(b, mapMagic...)
 	b = le.AppendUint32(b, mapVersion)
 	b = le.AppendUint32(b, PageSize)
 	b = le.AppendUint32(b, m.pages)
 	b = le.AppendUint32(b, uint32(len(m.layers)))
-	b = le.AppendUint32(b, uint32(len(m.extents)))
+	b = le.AppendUint32(b, uint32(len(all)))
 	b = le.AppendUint32(b, uint32(len(m.hashes)))
 	b = appendHash(b, m.template)
 	b = append(b, make([]byte, mapHeader-len(b))...)
-	for _, pages := range m.layers {
-		b = le.AppendUint64(b, uint64(pages))
+	for _, l := range m.layers {
+		b = appendHash(le.AppendUint64(b, uint64(l.pages)), l.id)
 	}
-	for _, e := range m.extents {
+	for _, e := range all {
 		b = le.AppendUint32(b, e.Start)
 		b = le.AppendUint32(b, e.Count)
 		b = le.AppendUint32(b, e.Index)
@@ -105,116 +135,26 @@ func (m *Map) Marshal() []byte {
 	return appendHash(b, xxh3.Hash128(b))
 }
 
+// covering are the extents with those between them, which are the template's: every page is in
+// one, so that none is unchanged for want of a record.
+func (m *Map) covering() []Extent {
+	var out []Extent
+	next := uint32(0)
+	for _, e := range m.extents {
+		if e.Start > next {
+			out = append(out, Extent{Start: next, Count: e.Start - next, Kind: unchanged})
+		}
+		out = append(out, e)
+		next = e.end()
+	}
+	if next < m.pages {
+		out = append(out, Extent{Start: next, Count: m.pages - next, Kind: unchanged})
+	}
+	return out
+}
+
 func appendHash(b []byte, h Hash) []byte {
 	return le.AppendUint64(le.AppendUint64(b, h.Lo), h.Hi)
 }
 
 func hashAt(b []byte) Hash { return Hash{Lo: le.Uint64(b), Hi: le.Uint64(b[8:])} }
-
-// mapSize checks a header and returns the size of the whole file.
-func mapSize(b []byte) (int64, error) {
-	if string(b[:8]) != mapMagic {
-		return 0, damaged("not a memory map")
-	}
-	if v := le.Uint32(b[8:]); v != mapVersion {
-		return 0, fault.New(fault.FailedPrecondition, "", "", fmt.Sprintf("format version %d, this build reads %d", v, mapVersion))
-	}
-	if size := le.Uint32(b[12:]); size != PageSize {
-		return 0, damaged("page size %d", size)
-	}
-	pages, layers, extents, hashes := le.Uint32(b[16:]), le.Uint32(b[20:]), le.Uint32(b[24:]), le.Uint32(b[28:])
-	if pages == 0 || int64(pages)*PageSize > maxBytes || layers > MaxLayers || extents > pages || hashes > pages {
-		return 0, damaged("impossible counts: %d pages, %d layers, %d extents, %d hashes", pages, layers, extents, hashes)
-	}
-	return mapHeader + layerRecord*int64(layers) + extentRecord*int64(extents) + hashRecord*int64(hashes) + sumRecord, nil
-}
-
-// ParseMap reads the bytes of a map's file and checks all of it.
-func ParseMap(b []byte) (*Map, error) {
-	if len(b) < mapHeader {
-		return nil, damaged("too short")
-	}
-	size, err := mapSize(b)
-	if err != nil {
-		return nil, err
-	}
-	if int64(len(b)) != size {
-		return nil, damaged("%d bytes long, its header says %d", len(b), size)
-	}
-	body := b[:size-sumRecord]
-	if hashAt(b[size-sumRecord:]) != xxh3.Hash128(body) {
-		return nil, damaged("checksum does not match")
-	}
-	for _, c := range b[48:mapHeader] {
-		if c != 0 {
-			return nil, damaged("reserved bytes are set")
-		}
-	}
-	m := &Map{pages: le.Uint32(b[16:]), template: hashAt(b[32:])}
-	rest := body[mapHeader:]
-	if rest, err = m.parseLayers(rest, int(le.Uint32(b[20:]))); err != nil {
-		return nil, err
-	}
-	if rest, err = m.parseExtents(rest, int(le.Uint32(b[24:])), int(le.Uint32(b[28:]))); err != nil {
-		return nil, err
-	}
-	m.hashes = make([]Hash, 0, len(rest)/hashRecord)
-	for ; len(rest) > 0; rest = rest[hashRecord:] {
-		m.hashes = append(m.hashes, hashAt(rest))
-	}
-	return m, nil
-}
-
-func (m *Map) parseLayers(b []byte, n int) ([]byte, error) {
-	for i := range n {
-		pages := le.Uint64(b[i*layerRecord:])
-		// A layer holds each page at most once.
-		if pages > uint64(m.pages) {
-			return nil, damaged("layer %d has %d pages, the memory %d", i, pages, m.pages)
-		}
-		m.layers = append(m.layers, uint32(pages))
-	}
-	return b[n*layerRecord:], nil
-}
-
-func (m *Map) parseExtents(b []byte, n, hashes int) ([]byte, error) {
-	m.extents = make([]Extent, 0, n)
-	var next uint64
-	first := 0
-	for i := range n {
-		r := b[i*extentRecord:]
-		e := Extent{
-			Start: le.Uint32(r), Count: le.Uint32(r[4:]), Index: le.Uint32(r[8:]),
-			Layer: le.Uint16(r[12:]), Kind: Kind(le.Uint16(r[14:])),
-		}
-		if err := m.checkExtent(e, next); err != nil {
-			return nil, err
-		}
-		next = uint64(e.Start) + uint64(e.Count)
-		if e.Kind == Data {
-			e.first = first
-			first += int(e.Count)
-		}
-		m.extents = append(m.extents, e)
-	}
-	if first != hashes {
-		return nil, damaged("%d pages of data but %d hashes", first, hashes)
-	}
-	return b[n*extentRecord:], nil
-}
-
-// checkExtent refuses an extent that is empty, unsorted, overlapping or out of bounds.
-func (m *Map) checkExtent(e Extent, next uint64) error {
-	end := uint64(e.Start) + uint64(e.Count)
-	switch {
-	case e.Count == 0 || uint64(e.Start) < next || end > uint64(m.pages):
-		return damaged("extent of pages %d+%d out of order or out of bounds", e.Start, e.Count)
-	case e.Kind == Zero && e.Layer == 0 && e.Index == 0:
-		return nil
-	case e.Kind != Data:
-		return damaged("extent of kind %d", e.Kind)
-	case int(e.Layer) >= len(m.layers), uint64(e.Index)+uint64(e.Count) > uint64(m.layers[e.Layer]):
-		return damaged("extent refers to pages %d+%d of layer %d, which has fewer", e.Index, e.Count, e.Layer)
-	}
-	return nil
-}

@@ -5,38 +5,44 @@ import (
 	"context"
 	"io"
 	"os"
+	"path/filepath"
 
 	"github.com/zeebo/xxh3"
 
 	"github.com/roosthq/roost/internal/fault"
 )
 
-// Merge writes all pages that a map refers to into one new layer at dst and returns the map
-// of that layer alone. Each page is checked. The old layers are untouched; dst is published
-// by rename, the map is the caller's to write.
-func Merge(ctx context.Context, mp *Map, layers []io.ReaderAt, dst string) (*Map, Stats, error) {
-	out := builder{m: Map{pages: mp.pages, template: mp.template, layers: []uint32{0}}}
+// Merge writes all pages that a map refers to into one new layer in dir and returns the map of
+// that layer alone, which is the caller's to write; LayerName(0) is the file. Each page and layer
+// is checked. The old layers are untouched; the new one is synced and published by rename.
+func Merge(ctx context.Context, mp *Map, layers []io.ReaderAt, dir string) (*Map, Stats, error) {
+	out := merger{builder: builder{m: Map{pages: mp.pages, template: mp.template}}, id: newLayerID()}
 	var stats Stats
-	index := int64(0)
-	err := publish(dst, func(f *os.File) (err error) {
-		stats, err = mp.walk(ctx, layers, func(b []byte, start uint32) error {
-			data := out.addAll(b, start, &index)
-			_, err := f.Write(data)
+	_, err := publishIn(dir, filepath.Join(dir, "merged"), func(f *os.File) (_ string, err error) {
+		stats, err = mp.walkChecked(ctx, layers, func(b []byte, start uint32) error {
+			_, err := f.Write(out.addAll(b, start))
 			return err
 		})
-		return err
+		out.m.layers = []layer{{pages: out.index, id: out.id.id()}}
+		return out.m.LayerName(0), err
 	})
 	if err != nil {
-		return nil, stats, fault.Wrap(err, "merge memory layers into", dst)
+		return nil, stats, fault.Wrap(err, "merge memory layers in", dir)
 	}
-	out.m.layers[0] = uint32(index)
-	stats.Bytes = index * PageSize
+	stats.Bytes = out.m.LayerBytes(0)
 	return &out.m, stats, nil
+}
+
+// merger builds the map of one layer.
+type merger struct {
+	builder
+	id    layerID
+	index uint32
 }
 
 // addAll adds a run of pages to the map and returns those that belong into the layer, moved
 // to the front of b. A page of data is never all zero, so content alone tells the kinds apart.
-func (b *builder) addAll(pages []byte, start uint32, index *int64) []byte {
+func (b *merger) addAll(pages []byte, start uint32) []byte {
 	kept := 0
 	for i := range len(pages) / PageSize {
 		page := pages[i*PageSize : (i+1)*PageSize]
@@ -44,10 +50,12 @@ func (b *builder) addAll(pages []byte, start uint32, index *int64) []byte {
 			b.add(start+uint32(i), Page{Kind: Zero})
 			continue
 		}
-		b.add(start+uint32(i), Page{Data, 0, *index, xxh3.Hash128(page)})
+		h := xxh3.Hash128(page)
+		b.add(start+uint32(i), Page{Data, 0, int64(b.index), h})
+		b.id.add(h)
 		copy(pages[kept*PageSize:], page)
 		kept++
-		*index++
+		b.index++
 	}
 	return pages[:kept*PageSize]
 }

@@ -12,24 +12,33 @@ import (
 
 // publish lets write fill a temporary file and then makes it visible as dst: synced, renamed,
 // and the folder synced so that the name survives a power cut. On failure nothing is left.
-func publish(dst string, write func(*os.File) error) (err error) {
-	dir := filepath.Dir(dst)
-	f, err := os.CreateTemp(dir, "."+filepath.Base(dst)+".*.tmp")
+func publish(dst string, write func(*os.File) error) error {
+	_, err := publishIn(filepath.Dir(dst), dst, func(f *os.File) (string, error) {
+		return filepath.Base(dst), write(f)
+	})
+	return err
+}
+
+// publishIn is publish of a file whose name depends on what is written; object is for errors.
+func publishIn(dir, object string, write func(*os.File) (name string, err error)) (path string, err error) {
+	f, err := os.CreateTemp(dir, "."+filepath.Base(object)+".*.tmp")
 	if err != nil {
-		return diskError(err, "create", dst)
+		return "", diskError(err, "create", object)
 	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, os.Remove(f.Name()))
 		}
 	}()
-	if err := errors.Join(write(f), f.Sync(), f.Close()); err != nil {
-		return diskError(err, "write", dst)
+	name, err := write(f)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return "", diskError(err, "write", object)
 	}
-	if err := os.Rename(f.Name(), dst); err != nil {
-		return diskError(err, "publish", dst)
+	path = filepath.Join(dir, name)
+	if err := os.Rename(f.Name(), path); err != nil {
+		return "", diskError(err, "publish", object)
 	}
-	return syncDir(dir)
+	return path, syncDir(dir)
 }
 
 func syncDir(dir string) error {

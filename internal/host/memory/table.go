@@ -101,13 +101,14 @@ func parseTable(b []byte, bytes int64) (*table, Hash, error) {
 	if int64(len(b)) != tableSize(bytes) || string(b[:8]) != tableMagic {
 		return nil, none, badTemplate("it does not end in the table of a memory of %d bytes", bytes)
 	}
-	if v := le.Uint32(b[8:]); v != tableVersion {
-		return nil, none, fault.New(fault.FailedPrecondition, "", "", fmt.Sprintf("format version %d, this build reads %d", v, tableVersion))
-	}
+	// The checksum comes first: a damaged version number is not a new version.
 	sum := len(b) - sumRecord
 	id := hashAt(b[sum:])
 	if xxh3.Hash128(b[:sum]) != id {
 		return nil, none, badTemplate("the checksum of its table does not match")
+	}
+	if v := le.Uint32(b[8:]); v != tableVersion {
+		return nil, none, fault.New(fault.FailedPrecondition, "", "", fmt.Sprintf("format version %d, this build reads %d", v, tableVersion))
 	}
 	t := newTable(bytes)
 	for i := range t.chunks {
@@ -135,6 +136,6 @@ func (t *table) pastEnd() bool {
 }
 
 func badTemplate(format string, args ...any) error {
-	return fault.New(fault.Internal, "", "", "damaged: "+fmt.Sprintf(format, args...)).
-		WithHint("the file is damaged: restore it from a backup; without it sandboxes paused from it cannot resume")
+	return fault.New(fault.DataLoss, "", "", "damaged: "+fmt.Sprintf(format, args...)).
+		WithHint("put back a copy of the file; without it, `roost resume --cold ID` boots a sandbox paused from it from its disk")
 }

@@ -189,12 +189,11 @@ func (in *instance) saveMemory(ctx context.Context, dir string, opts runtime.Cap
 		return 0, err
 	}
 	parent, layers := parentMap(opts.Parent)
-	layer := filepath.Join(dir, paths.MemoryLayer)
-	saved, cost, err := memory.CaptureFile(ctx, in.ram.mapping(at), parent, layer, true)
+	saved, cost, err := memory.CaptureFile(ctx, in.ram.mapping(at), parent, dir, true)
 	if err != nil {
 		return 0, err
 	}
-	rec.Layers = append(layers, layer)
+	rec.Layers = append(layers, filepath.Join(dir, saved.LayerName(saved.Layers()-1)))
 	rec.MemoryMap = filepath.Join(dir, paths.MemoryMap)
 	stats.PrivatePages, stats.ZeroPages = int64(cost.Private), int64(cost.Zero)
 	if err := memory.WriteMap(rec.MemoryMap, saved); err != nil {
@@ -222,8 +221,9 @@ func (in *instance) saveTemplate(ctx context.Context, dir string, rec *captureRe
 }
 
 // parentMap is what the last pause saved. With MaxLayers of it the next capture starts afresh:
-// everything private is written once, and the old layers are no longer needed. So it does when
-// the last one cannot be read: a damaged capture must not keep the sandbox from a whole one.
+// everything private is written once, and the old layers are no longer needed. That is the merge
+// when nobody had the time for it before (Compact). So it does when the last one cannot be read:
+// a damaged capture must not keep the sandbox from a whole one.
 func parentMap(parent *runtime.Capture) (*memory.Map, []string) {
 	if parent == nil {
 		return nil, nil

@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"github.com/roosthq/roost/internal/fault"
+	"github.com/roosthq/roost/internal/host/memory"
 	"github.com/roosthq/roost/internal/host/paths"
 	"github.com/roosthq/roost/internal/host/runtime"
 	"github.com/roosthq/roost/internal/undo"
@@ -49,8 +50,13 @@ func (l *linker) linkAll(rec *captureRecord) error {
 		l.link(&rec.MemoryMap, paths.MemoryMap),
 		l.link(&rec.Disk.Base.Path, "base"),
 	)
-	for i := range rec.Layers {
-		err = errors.Join(err, l.link(&rec.Layers[i], fmt.Sprintf("memory-%d.layer", i)))
+	for i, path := range rec.Layers {
+		// A layer that is called after its content must go on to be.
+		name := memory.LayerNameIn(filepath.Base(path))
+		if name == "" {
+			name = fmt.Sprintf("memory-%d.layer", i)
+		}
+		err = errors.Join(err, l.link(&rec.Layers[i], name))
 	}
 	for i := range rec.Disk.Layers {
 		err = errors.Join(err, l.link(&rec.Disk.Layers[i].Path, fmt.Sprintf("disk-%d.layer", i)))

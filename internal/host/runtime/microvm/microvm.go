@@ -253,20 +253,6 @@ func (r *Runtime) ConsoleOf(spec runtime.Spec) ([]byte, error) {
 	return r.vmm.ReadConsole(spec.RunDir)
 }
 
-// Compact merges the sandbox's own layers when the stack is full.
-func (r *Runtime) Compact(ctx context.Context, spec runtime.Spec, c runtime.Capture) (json.RawMessage, bool, error) {
-	rec, err := parseCapture(c)
-	if err != nil || len(rec.Disk.Layers) < disk.MaxDepth {
-		return nil, false, err
-	}
-	rec.Disk.Base.Path = spec.Template.Disk
-	if rec.Disk, err = r.shallow(ctx, rec.Disk, spec.DiskDir, spec.DiskIndex); err != nil {
-		return nil, false, err
-	}
-	raw, err := json.Marshal(rec.relativeTo(c.Dir))
-	return raw, true, err
-}
-
 // Files lists what a capture stands on.
 func (r *Runtime) Files(c runtime.Capture) ([]string, error) {
 	rec, err := parseCapture(c)

@@ -2,6 +2,7 @@ package microvm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -92,38 +93,44 @@ func applyPages(ctx context.Context, rec captureRecord, m memory.Mapping) error 
 	if rec.MemoryMap == "" {
 		return nil
 	}
-	saved, err := memory.ReadMap(rec.MemoryMap)
+	saved, layers, err := openPages(rec)
 	if err != nil {
 		return err
 	}
-	layers := make([]io.ReaderAt, 0, len(rec.Layers))
-	for _, path := range rec.Layers {
-		f, err := os.Open(path)
-		if err != nil {
-			return fault.Wrap(err, "open", "memory layer")
-		}
-		defer f.Close()
-		layers = append(layers, f)
-	}
-	_, err = memory.Apply(ctx, m, saved, layers)
-	return err
+	_, err = memory.Apply(ctx, m, saved, layers.Readers())
+	return errors.Join(err, layers.Close())
 }
+
+// openPages opens a capture's map and the layers that it names.
+func openPages(rec captureRecord) (*memory.Map, *memory.Layers, error) {
+	saved, err := memory.ReadMap(rec.MemoryMap)
+	if err != nil {
+		return nil, nil, missing(err, "memory map "+rec.MemoryMap)
+	}
+	layers, err := memory.OpenLayers(saved, rec.Layers)
+	return saved, layers, fault.Wrap(err, "open memory of", rec.MemoryMap)
+}
+
+// maxState is more than any VMM says of its devices.
+const maxState = 64 << 20
 
 // openState opens saved device state once its checksum holds.
 func openState(path, sum string) (*os.File, error) {
-	raw, err := os.ReadFile(path)
+	f, err := os.Open(path)
 	if err != nil {
-		return nil, fault.Wrap(err, "read", "device state")
+		return nil, missing(fault.Wrap(err, "open", "device state"), "device state "+path)
 	}
-	if have := stateSum(raw); have != sum {
-		return nil, fault.New(fault.Internal, "verify", "device state "+path,
-			fmt.Sprintf("checksum is %s, not %s", have, sum)).
-			WithHint("the file is damaged; the sandbox's disk is untouched")
+	h := xxh3.New128()
+	if _, err := io.Copy(h, io.LimitReader(f, maxState)); err != nil {
+		return nil, errors.Join(damaged("device state "+path, err.Error()), f.Close())
 	}
-	return os.Open(path)
+	if have := sumText(h.Sum128()); have != sum {
+		return nil, errors.Join(damaged("device state "+path, fmt.Sprintf("checksum is %s, not %s", have, sum)), f.Close())
+	}
+	_, err = f.Seek(0, io.SeekStart)
+	return f, fault.Wrap(err, "read", "device state "+path)
 }
 
-func stateSum(raw []byte) string {
-	h := xxh3.Hash128(raw)
-	return fmt.Sprintf("%016x%016x", h.Hi, h.Lo)
-}
+func stateSum(raw []byte) string { return sumText(xxh3.Hash128(raw)) }
+
+func sumText(h memory.Hash) string { return fmt.Sprintf("%016x%016x", h.Hi, h.Lo) }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/roosthq/roost/internal/fault"
@@ -92,6 +93,9 @@ func (r captureRecord) files() []string {
 	})
 	return out
 }
+
+// names tells whether the record names a file.
+func (r captureRecord) names(path string) bool { return slices.Contains(r.files(), path) }
 
 // restorable refuses a capture that this host's VMM cannot load, and one without memory.
 func (r captureRecord) restorable(have vmm.Identity) error {

@@ -82,11 +82,14 @@ func TestDeviceStateIsVerified(t *testing.T) {
 	for _, bad := range [][]byte{[]byte("statf"), []byte("stat"), nil} {
 		require.NoError(t, os.WriteFile(path, bad, 0o600))
 		_, err = openState(path, stateSum(content))
+		require.Equal(t, fault.DataLoss, fault.KindOf(err), "%v", err)
 		require.ErrorContains(t, err, "checksum is")
+		require.Contains(t, fault.HintOf(err), "roost resume --cold ID")
 	}
 	require.NoError(t, os.Remove(path))
 	_, err = openState(path, "")
-	require.ErrorContains(t, err, "read device state")
+	require.Equal(t, fault.DataLoss, fault.KindOf(err), "%v", err)
+	require.ErrorContains(t, err, "missing")
 }
 
 // A damaged earlier capture does not keep a sandbox from a whole new one.
