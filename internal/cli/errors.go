@@ -130,14 +130,18 @@ func objectOf(f *fault.Error) string {
 	return f.Object
 }
 
-// withoutHead drops "pause sandbox ID: " from a server's message when the line already
-// begins with the same command and object.
+// withoutHead drops "pause sandbox ID: " from a server's message, as often as it is there, when
+// the line already begins with the same command and object. "cold-resume" is a resume too.
 func withoutHead(message, verb, object string) string {
-	head, rest, found := strings.Cut(message, ": ")
-	if found && object != "" && strings.HasPrefix(head, verb) && strings.Contains(head, object) {
-		return rest
+	for {
+		head, rest, found := strings.Cut(message, ": ")
+		first, _, _ := strings.Cut(head, " ")
+		same := strings.HasPrefix(first, verb) || strings.HasSuffix(first, "-"+verb)
+		if !found || object == "" || !same || !strings.Contains(head, object) {
+			return message
+		}
+		message = rest
 	}
-	return message
 }
 
 func printErrorJSON(w io.Writer, err error) {

@@ -16,7 +16,7 @@ func warmBase() v1.Template {
 	t.WarmSizes = &[]struct {
 		MemoryMb int `json:"memory_mb"`
 		Vcpus    int `json:"vcpus"`
-	}{{MemoryMb: 512, Vcpus: 1}}
+	}{{MemoryMb: 512, Vcpus: 1}, {MemoryMb: 512, Vcpus: 1}}
 	return t
 }
 

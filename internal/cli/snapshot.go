@@ -84,8 +84,8 @@ func (a *app) snapshotLsCommand() *cobra.Command {
 		Short: "List snapshots, newest first",
 		Long: `List snapshots, newest first. FROM is the sandbox that each was taken of, TEMPLATE what that one came
 from. SIZE is the real use of all it needs but its template; snapshots, forks and sandboxes share files,
-so sizes do not add up. OWN is what only this one needs and a delete gives back. CHILDREN are sandboxes and
-snapshots that come from it. Only a ready one starts sandboxes; of a lost one the host has nothing any more.`,
+so sizes do not add up. OWN is what only this one needs and a delete gives back. CHILDREN are the sandboxes
+that were made from it, forks of those, and the snapshots that were taken of them. Only a ready one starts sandboxes; of a lost one the host has nothing any more.`,
 		Example: `  roost snapshot ls
   roost snapshot ls --sandbox $id
   roost snapshot rm $(roost snapshot ls -q --sandbox $id)`,

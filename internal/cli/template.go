@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -40,8 +41,8 @@ func (a *app) templateLsCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "ls",
 		Short: "List templates and snapshots",
-		Long: `List templates and snapshots, newest first. FROM is the sandbox or snapshot that one was made of, CHILDREN are the sandboxes and
-snapshots that come from it directly. SIZE is real use on the host; WARM are the sizes (vCPUs x memory)
+		Long: `List templates and snapshots, newest first. FROM is the sandbox or snapshot that one was made of, CHILDREN are the sandboxes
+that were made from it, forks of those, and the snapshots that were taken of them. SIZE is real use on the host; WARM are the sizes (vCPUs x memory)
 that start by restoring memory, other sizes boot once.`,
 		Example: `  roost template ls
   roost template ls --json | jq -r '.templates[].name'`,
@@ -96,7 +97,10 @@ func warmSizes(m v1.Template) string {
 	}
 	var out []string
 	for _, s := range *m.WarmSizes {
-		out = append(out, fmt.Sprintf("%dx%s", s.Vcpus, strings.ReplaceAll(mib(s.MemoryMb), " ", "")))
+		size := fmt.Sprintf("%dx%s", s.Vcpus, strings.ReplaceAll(mib(s.MemoryMb), " ", ""))
+		if !slices.Contains(out, size) { // There is one for each disk size, which they do not tell.
+			out = append(out, size)
+		}
 	}
 	return strings.Join(out, ",")
 }

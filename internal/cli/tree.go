@@ -19,7 +19,7 @@ func (a *app) snapshotTreeCommand() *cobra.Command {
 		Use:   "tree [NAME]",
 		Short: "Draw what comes from what",
 		Long: `Draw which sandboxes and snapshots come from which templates, snapshots and sandboxes: state, real size
-and number of children of each. With a name or id, only what comes from that one. What is deleted but has
+and number of children of each; a snapshot hangs below the sandbox that it was taken of. With a name or id, only what comes from that one. What is deleted but has
 left something is shown as (gone). --json has the same as nested objects.`,
 		Example: `  roost snapshot tree
   roost snapshot tree ready
