@@ -64,11 +64,11 @@ func TestLocalEntryStaysInside(t *testing.T) {
 func TestWithoutHead(t *testing.T) {
 	t.Parallel()
 	for message, want := range map[string]string{
-		"pause sandbox id1: it is busy":                                                  "it is busy",
+		"pause sandbox id1: it is busy": "it is busy",
 		"cold-pause sandbox id1: pause sandbox id1: start sandbox id1: nothing is saved": "start sandbox id1: nothing is saved",
-		"pause sandbox id2: it is busy":                                                  "pause sandbox id2: it is busy",
-		"find sandbox id1: there is none":                                                "find sandbox id1: there is none",
-		"pause sandbox id1":                                                              "pause sandbox id1",
+		"pause sandbox id2: it is busy":   "pause sandbox id2: it is busy",
+		"find sandbox id1: there is none": "find sandbox id1: there is none",
+		"pause sandbox id1":               "pause sandbox id1",
 	} {
 		require.Equal(t, want, withoutHead(message, "pause", "id1"))
 	}
