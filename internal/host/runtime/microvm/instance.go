@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/roosthq/roost/internal/failpoint"
 	"github.com/roosthq/roost/internal/fault"
 	"github.com/roosthq/roost/internal/host/memory"
 	"github.com/roosthq/roost/internal/host/paths"
@@ -86,7 +87,17 @@ func (in *instance) Stop(ctx context.Context) error {
 	defer in.letGo.Unlock()
 	in.top.mu.Lock()
 	defer in.top.mu.Unlock()
-	return errors.Join(in.rt.dropNext(ctx, &in.top), in.rt.disk.Detach(ctx, in.top.live), in.ram.release())
+	return errors.Join(in.rt.dropNext(ctx, &in.top), in.detach(ctx), in.ram.release())
+}
+
+// detach lets go of the disk. Where that fails, the base stays attached with it: whatever was to
+// replace or remove it would do so under a mapping.
+func (in *instance) detach(ctx context.Context) error {
+	err := failpoint.Hit("microvm.stop.detach")
+	if err == nil {
+		err = in.rt.disk.Detach(ctx, in.top.live)
+	}
+	return fault.Wrap(err, "let go of", "disk "+in.top.live.Path)
 }
 
 func (in *instance) Detach() {

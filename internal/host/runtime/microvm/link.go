@@ -28,7 +28,7 @@ func (r *Runtime) Link(ctx context.Context, c runtime.Capture, dir, root string)
 		return nil, err
 	}
 	l := linker{dir: filepath.Clean(dir), root: filepath.Clean(root), undos: &undos}
-	if err = l.linkAll(&rec); err != nil {
+	if err = errors.Join(ctx.Err(), l.linkAll(&rec)); err != nil {
 		return nil, fault.Wrap(err, "link capture into", dir)
 	}
 	if err = syncDir(dir); err != nil {

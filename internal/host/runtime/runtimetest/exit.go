@@ -1,10 +1,12 @@
 package runtimetest
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/roosthq/roost/internal/host/uids"
 )
@@ -14,6 +16,16 @@ func (b *box) kill() {
 	b.Helper()
 	b.guest.Close()
 	require.NoError(b, uids.Kill(b.Context(), b.spec.UID))
+}
+
+// signal sends one to all of the sandbox's processes.
+func (b *box) signal(sig unix.Signal) {
+	b.Helper()
+	for _, pid := range ofUID(b, b.spec.UID) {
+		if err := unix.Kill(pid, sig); !errors.Is(err, unix.ESRCH) {
+			require.NoError(b, err)
+		}
+	}
 }
 
 // testKilled: an end from outside is seen, and is not one that was asked for.

@@ -21,6 +21,11 @@ func (s *suite) testFailedCapture(t *testing.T) {
 	b := s.fresh(t)
 	tick := b.tick()
 	b.sh("dd if=/dev/urandom of=/dev/shm/weight bs=1M count=8 2>/dev/null; echo kept >/root/file")
+	b.freeze()
+	earlier := b.capture(runtime.CaptureOptions{})
+	unchanged := b.keeps(earlier)
+	b.thaw()
+	b.sh("echo changed >/root/file; echo changed >/dev/shm/weight")
 	full := filepath.Join(t.TempDir(), "full")
 	require.NoError(t, os.Mkdir(full, 0o700))
 	require.NoError(t, unix.Mount("tmpfs", full, "tmpfs", 0, "size=512k"))
@@ -36,8 +41,9 @@ func (s *suite) testFailedCapture(t *testing.T) {
 		"cancelled": {cancelled, t.TempDir()},
 	} {
 		b.freeze()
-		_, _, err := b.in.Capture(try.ctx, try.dir, runtime.CaptureOptions{})
+		_, _, err := b.in.Capture(try.ctx, try.dir, runtime.CaptureOptions{Parent: &earlier.Capture})
 		require.Error(t, err, name)
+		unchanged()
 		at := b.ticksFrozen(tick)
 		require.Positive(t, at)
 		b.thawGuest()
@@ -51,53 +57,11 @@ func (s *suite) testFailedCapture(t *testing.T) {
 	next := b.again()
 	next.start(c)
 	next.goesOn(tick, next.ticks(tick))
-	require.Equal(t, "kept", next.sh("cat /root/file"))
-}
-
-// testDamaged: a capture that is not whole is refused, and leaves nothing.
-func (s *suite) testDamaged(t *testing.T) {
-	b := s.fresh(t)
-	tick := b.tick()
-	c := b.pause(runtime.CaptureOptions{})
-	next := b.again()
-	files := filesBelow(t, c.Dir)
-	require.NotEmpty(t, files)
-	for _, name := range files {
-		path := filepath.Join(c.Dir, name)
-		whole, err := os.ReadFile(path)
-		require.NoError(t, err)
-		for damage, content := range damages(whole) {
-			if damage == "flipped" && s.Unchecked != nil && s.Unchecked(name) {
-				continue
-			}
-			require.NoError(t, os.Remove(path))
-			if content != nil {
-				require.NoError(t, os.WriteFile(path, content, 0o600))
-			}
-			before := next.files()
-			_, err := next.rt.Restore(next.ctx(), next.spec, c.Capture)
-			require.Error(t, err, "%s is %s", name, damage)
-			next.nothingRuns()
-			require.Equal(t, before, next.files(), "%s is %s: %v", name, damage, err)
-			require.NoError(t, os.RemoveAll(path))
-			require.NoError(t, os.WriteFile(path, whole, 0o600))
-		}
-	}
-	next.start(c) // the start that failed so often
-	next.goesOn(tick, next.ticks(tick))
-}
-
-// damages are what can happen to a file; nil is one that is missing.
-func damages(whole []byte) map[string][]byte {
-	out := map[string][]byte{"missing": nil}
-	if len(whole) == 0 {
-		return out
-	}
-	flipped := append([]byte(nil), whole...)
-	flipped[len(flipped)/2] ^= 1
-	out["flipped"] = flipped
-	out["cut"] = append([]byte{}, whole[:len(whole)/2]...)
-	return out
+	require.Equal(t, "changed", next.sh("cat /root/file"))
+	copied := s.newBox(t) // the earlier one is as usable as ever
+	copied.start(earlier)
+	copied.goesOn(tick, copied.ticks(tick))
+	require.Equal(t, "kept", copied.sh(uncached+"cat /root/file"))
 }
 
 // testOtherBuild: a capture that another build, machine or CPU has made is refused, whatever

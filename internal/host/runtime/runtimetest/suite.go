@@ -58,6 +58,7 @@ var cases = []struct {
 	run  func(*suite, *testing.T)
 }{
 	{"Killed", (*suite).testKilled},
+	{"Stopped", (*suite).testStopped},
 	{"AdoptGone", (*suite).testAdoptGone},
 	{"GuestEnds", (*suite).testGuestEnds},
 	{"DiskSize", (*suite).testDiskSize},
@@ -70,10 +71,14 @@ var cases = []struct {
 	{"Usage", (*suite).testUsage},
 	{"PauseResume", (*suite).testPauseResume},
 	{"Damaged", (*suite).testDamaged},
+	{"Link", (*suite).testLink},
 	{"DiskFull", (*suite).testDiskFull},
 	{"AdoptCaptured", (*suite).testAdoptCaptured},
 	{"Stop", (*suite).testStop},
 	{"Cancelled", (*suite).testCancelled},
+	{"Flips", (*suite).testFlips},
+	{"ColdStart", (*suite).testColdStart},
+	{"Salvage", (*suite).testSalvage},
 	{"Chain", (*suite).testChain},
 	{"Snapshot", (*suite).testSnapshot},
 	{"SnapshotOften", (*suite).testSnapshotOften},
@@ -82,5 +87,7 @@ var cases = []struct {
 	{"Memory", (*suite).testMemory},
 	{"DiskOnly", (*suite).testDiskOnly},
 	{"Console", (*suite).testConsole},
+	{"DamagedLarge", (*suite).testDamagedLarge},
 	{"PauseOften", (*suite).testPauseOften},
+	{"LinkOften", (*suite).testLinkOften},
 }
