@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/roosthq/roost/internal/fault"
 )
@@ -36,6 +38,54 @@ func (m *Manager) Collect(ctx context.Context, keep map[int]string) error {
 	}
 	m.wakePool()
 	return fault.Wrap(errors.Join(errs...), "collect", "slots")
+}
+
+// Stray is what exists of a slot that nobody has.
+type Stray struct {
+	Slot int
+	// Names of its namespaces and its link.
+	Names []string
+}
+
+// Strays compares the host with keep without changing anything: what Collect would remove, and
+// the numbers in keep of which nothing exists.
+func (m *Manager) Strays(keep map[int]string) (strays []Stray, missing []int, err error) {
+	leave, err := m.enter()
+	if err != nil {
+		return nil, nil, err
+	}
+	defer leave()
+	before := m.inUse()
+	first, err := m.host.pieces()
+	if err != nil {
+		return nil, nil, fault.Wrap(err, "list", "slots")
+	}
+	// What was released since the list was made is gone by the second one.
+	after := m.inUse()
+	second, err := m.host.pieces()
+	if err != nil {
+		return nil, nil, fault.Wrap(err, "list", "slots")
+	}
+	for n, names := range first {
+		if _, kept := keep[n]; kept || before[n] || after[n] || second[n] == nil {
+			continue
+		}
+		strays = append(strays, Stray{Slot: n, Names: names})
+	}
+	for n := range keep {
+		if first[n] == nil && second[n] == nil {
+			missing = append(missing, n)
+		}
+	}
+	slices.SortFunc(strays, func(a, b Stray) int { return a.Slot - b.Slot })
+	slices.Sort(missing)
+	return strays, missing, nil
+}
+
+func (m *Manager) inUse() map[int]bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return maps.Clone(m.busy)
 }
 
 // claimStray takes a number that nobody here has, so that nobody makes it meanwhile.

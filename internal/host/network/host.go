@@ -166,14 +166,24 @@ func isNoLink(err error) bool {
 
 // present are the numbers of this installation's slots of which anything exists.
 func (h *host) present() (map[int]bool, error) {
+	all, err := h.pieces()
 	out := map[int]bool{}
+	for n := range all {
+		out[n] = true
+	}
+	return out, err
+}
+
+// pieces are the names of what exists of this installation's slots, by number.
+func (h *host) pieces() (map[int][]string, error) {
+	out := map[int][]string{}
 	entries, err := os.ReadDir(nsDir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
 	for _, e := range entries {
 		if n, ok := h.parseNamespace(e.Name()); ok {
-			out[n] = true
+			out[n] = append(out[n], e.Name())
 		}
 	}
 	links, err := dump(h.nl.LinkList)
@@ -181,8 +191,9 @@ func (h *host) present() (map[int]bool, error) {
 		return nil, fmt.Errorf("list host links: %w", err)
 	}
 	for _, l := range links {
-		if n, ok := h.parseLink(l.Attrs().Name); ok && l.Type() == "veth" {
-			out[n] = true
+		name := l.Attrs().Name
+		if n, ok := h.parseLink(name); ok && l.Type() == "veth" {
+			out[n] = append(out[n], name)
 		}
 	}
 	return out, nil

@@ -306,6 +306,9 @@ func TestTwoInstallations(t *testing.T) {
 	_, err := dialDenied(ga.ns, end.Addr().String(), webPort)
 	require.Error(t, err, "a guest of one does not reach a slot of the other")
 	require.NoError(t, a.Release(t.Context(), one))
+	strays, _, err := a.Strays(nil)
+	require.NoError(t, err)
+	require.Empty(t, strays, "another's are not seen")
 	for range 20 {
 		require.NoError(t, a.Collect(t.Context(), nil))
 	}
@@ -371,7 +374,21 @@ func TestCollectHalfMade(t *testing.T) {
 	}
 	s := acquire(t, m, "sb1", Tap)
 	require.Equal(t, 9, s.Index(), "no number is used on which something stands")
+	strays, missing, err := m.Strays(map[int]string{3: "sb3", 10: "sb10"})
+	require.NoError(t, err)
+	require.Equal(t, []int{10}, missing)
+	var found []int
+	for _, stray := range strays {
+		found = append(found, stray.Slot)
+		require.NotEmpty(t, stray.Names)
+	}
+	require.Equal(t, []int{1, 2, 4, 5, 6, 7, 8}, found, "but not what is kept or held")
+	require.Equal(t, Stray{Slot: 5, Names: []string{n.namespace(5), n.portNamespace(5)}}, strays[3])
+	require.Equal(t, Stray{Slot: 4, Names: []string{n.namespace(4), n.link(4)}}, Stray{4, append([]string{n.namespace(4)}, strays[2].Names...)}, "a link whose namespace has lost its name")
 	require.NoError(t, m.Collect(t.Context(), nil))
+	strays, _, err = m.Strays(nil)
+	require.NoError(t, err)
+	require.Empty(t, strays)
 	require.NoError(t, orphan.close())
 	require.Equal(t, []string{n.namespace(9)}, namespacesOf(opt.Installation))
 	_, err = os.Stat(nsDir + "/" + n.namespacePrefix() + "05")

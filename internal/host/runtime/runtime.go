@@ -264,6 +264,20 @@ type Keeper interface {
 	Retire(used map[string]bool) error
 }
 
+// Group is a cgroup that a start made: its name, and the id and uid of the start's spec.
+type Group struct {
+	Name, ID string
+	UID      int
+}
+
+// Grouper is a runtime that makes a cgroup for each start.
+type Grouper interface {
+	// Groups are those of this installation that exist, whoever has made them.
+	Groups() ([]Group, error)
+	// RemoveGroup removes one in which nothing runs any more. Idempotent.
+	RemoveGroup(ctx context.Context, g Group) error
+}
+
 // Trimmer is a runtime that keeps memory for later and can give back what was long unused.
 type Trimmer interface {
 	Trim(idle time.Duration) error

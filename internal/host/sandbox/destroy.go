@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"path/filepath"
 
 	"github.com/roosthq/roost/internal/failpoint"
 	"github.com/roosthq/roost/internal/fault"
@@ -70,10 +69,11 @@ func (m *Manager) destroy(ctx context.Context, s *Sandbox) error {
 // remove moves the directory away first, so that a crash leaves either a whole sandbox or
 // trash and a stray slot, which nothing names.
 func (m *Manager) remove(ctx context.Context, s *Sandbox) error {
-	trash := filepath.Join(m.cfg.Data.Trash(), s.ID()+"-"+randomHex(4))
-	if err := os.Rename(s.dir.String(), trash); err != nil && !errors.Is(err, os.ErrNotExist) {
+	empty, err := m.discard(s.dir.String(), s.ID())
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fault.Wrap(err, "remove", "sandbox directory")
 	}
+	defer empty()
 	if err := failpoint.Hit("sandbox.destroy.renamed"); err != nil {
 		return err
 	}
@@ -85,11 +85,7 @@ func (m *Manager) remove(ctx context.Context, s *Sandbox) error {
 	if err := failpoint.Hit("sandbox.destroy.released"); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(trash); err != nil {
-		m.log.Error("trash stays until the next start", "path", trash, "error", err)
-	}
-	// Forgotten last: whoever asks for the same id again must not meet anything of it, and what
-	// lies in the trash is no leak while its sandbox is known.
+	// Forgotten last: whoever asks for the same id again must not meet its slot.
 	m.forget(s.ID())
 	m.log.Info("sandbox destroyed", "sandbox", s.ID())
 	return nil

@@ -59,6 +59,8 @@ type Manager struct {
 	building map[int]bool
 	// staging are the snapshots and forks in the making.
 	staging map[string]bool
+	// discarding are the paths in the trash that this agent is removing.
+	discarding sync.Map
 	// unreleased are slots that could not be given back yet.
 	unreleased []*network.Slot
 

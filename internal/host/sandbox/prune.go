@@ -7,6 +7,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/roosthq/roost/internal/fault"
 	"github.com/roosthq/roost/internal/host/runtime"
 )
 
@@ -62,26 +63,32 @@ func (m *Manager) dropUnused(s *Sandbox) {
 }
 
 func (m *Manager) tryDropUnused(s *Sandbox) error {
+	keep, err := m.kept(s)
+	if err != nil {
+		return err
+	}
+	return errors.Join(prune(s.dir.Captures(), keep), prune(s.dir.Disk(), keep))
+}
+
+// kept tells the files that a sandbox's current capture stands on, all of which are there.
+func (m *Manager) kept(s *Sandbox) (func(path string) bool, error) {
 	current := s.dir.Capture(s.journal().Capture)
 	c, _, err := readCapture(current)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	files, err := s.rt.Files(c)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	keep := map[string]bool{}
 	for _, f := range files {
+		if _, err := os.Stat(f); err != nil {
+			return nil, fault.Wrap(err, "look at", "a file of the capture")
+		}
 		keep[f] = true
 	}
-	var errs []error
-	for _, dir := range []string{s.dir.Captures(), s.dir.Disk()} {
-		errs = append(errs, prune(dir, func(path string) bool {
-			return keep[path] || strings.HasPrefix(path, current+"/")
-		}))
-	}
-	return errors.Join(errs...)
+	return func(path string) bool { return keep[path] || strings.HasPrefix(path, current+"/") }, nil
 }
 
 // prune deletes every file below dir that is not kept, and directories left empty.

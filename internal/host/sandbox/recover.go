@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"path/filepath"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -41,7 +40,7 @@ func (m *Manager) recover(ctx context.Context) error {
 		}
 		s, damage, err := m.load(e.Name())
 		if err != nil {
-			m.log.Warn("sandbox directory without a journal; moved to trash", "sandbox", e.Name(), "error", err)
+			m.log.Warn("sandbox directory without a journal; removed", "sandbox", e.Name(), "error", err)
 			continue
 		}
 		if damage != nil {
@@ -67,18 +66,6 @@ func (m *Manager) recover(ctx context.Context) error {
 	return nil
 }
 
-func (m *Manager) emptyTrash() error {
-	entries, err := os.ReadDir(m.cfg.Data.Trash())
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, e := range entries {
-		errs = append(errs, os.RemoveAll(filepath.Join(m.cfg.Data.Trash(), e.Name())))
-	}
-	return errors.Join(errs...)
-}
-
 // load reads one directory. A directory without a journal is a create that never got so far
 // as to make anything else. One whose journal is damaged holds somebody's data: it is kept, as
 // failed, until mend looks at it; damage is why.
@@ -86,7 +73,9 @@ func (m *Manager) load(name string) (s *Sandbox, damage, err error) {
 	dir := m.cfg.Data.Sandbox(name)
 	j, err := readJournal(dir)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil, errors.Join(err, os.Rename(dir.String(), filepath.Join(m.cfg.Data.Trash(), name+"-"+randomHex(4))))
+		empty, moved := m.discard(dir.String(), name)
+		empty()
+		return nil, nil, errors.Join(err, moved)
 	}
 	if err == nil && j.ID != name {
 		err = fault.New(fault.Internal, "read", "journal", "it is of sandbox "+j.ID)

@@ -239,7 +239,7 @@ func TestCollect(t *testing.T) {
 		mine := h.sandbox(id("a")).journal()
 		stray := sleeper(t, h.UIDs.UID(100))
 		wanted := sleeper(t, mine.UID)
-		other := sleeper(t, int(h.UIDs)-1)
+		other := sleeper(t, foreignUID)
 		require.NoError(t, h.m.collect(t.Context()))
 		require.Error(t, stray.Wait(), "killed")
 		for _, cmd := range []*exec.Cmd{wanted, other} {
@@ -274,7 +274,7 @@ func TestInterruptedTemplateBoot(t *testing.T) {
 		h.stop()
 		h.note("boot-1", bootNote{Runtime: h.Runtime.Name(), UID: uid})
 		h.note("boot-2", bootNote{Runtime: h.Runtime.Name(), UID: h.sandbox(a).journal().UID})
-		h.note("boot-3", bootNote{Runtime: h.Runtime.Name(), UID: int(h.UIDs) - 1})
+		h.note("boot-3", bootNote{Runtime: h.Runtime.Name(), UID: foreignUID})
 		r := &reaped{Runtime: h.Runtime, uids: map[string]int{}}
 		h.runtimes = []runtime.Runtime{r}
 		h.Connect()
@@ -291,6 +291,9 @@ func (h *host) note(name string, n bootNote) {
 	require.NoError(h.t, os.Mkdir(n.dir, 0o700))
 	require.NoError(h.t, n.write())
 }
+
+// foreignUID is in no block of this process's hosts.
+const foreignUID = 2_000_000
 
 func sleeper(t *testing.T, uid int) *exec.Cmd {
 	t.Helper()
@@ -309,8 +312,8 @@ func TestForeignUID(t *testing.T) {
 		real := h.uid(a)
 		h.stop()
 		h.Runtime.Kill(real, "reboot")
-		h.edit(a, func(j *journal) { j.UID, j.BootID = int(h.UIDs)-5, "another" })
-		foreign := sleeper(t, int(h.UIDs)-5)
+		h.edit(a, func(j *journal) { j.UID, j.BootID = foreignUID, "another" })
+		foreign := sleeper(t, foreignUID)
 		h.Connect()
 		h.start()
 		require.Equal(t, Lost, h.state(a))

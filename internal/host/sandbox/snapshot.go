@@ -323,20 +323,17 @@ func (m *Manager) DeleteSnapshot(ctx context.Context, id string) error {
 		return err
 	}
 	defer done()
-	trash := filepath.Join(m.cfg.Data.Trash(), "snapshot-"+id+"-"+randomHex(4))
-	err = os.Rename(m.cfg.Data.Snapshot(id), trash)
+	remove, err := m.discard(m.cfg.Data.Snapshot(id), "snapshot-"+id)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return fault.Wrap(err, "delete", "snapshot "+id)
 	}
+	defer remove()
 	err = errors.Join(syncDir(m.cfg.Data.Snapshots()), failpoint.Hit("sandbox.unsnap.renamed"))
 	if err != nil {
 		return fault.Wrap(err, "delete", "snapshot "+id)
-	}
-	if err := os.RemoveAll(trash); err != nil {
-		m.log.Error("trash stays until the next start", "path", trash, "error", err)
 	}
 	m.log.Info("snapshot deleted", "snapshot", id)
 	return nil

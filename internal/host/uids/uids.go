@@ -57,6 +57,25 @@ func (b Block) Running() (map[int]bool, error) {
 	return out, err
 }
 
+// Process is one that runs under a uid of a block.
+type Process struct {
+	PID, UID int
+	// Command is its name, as the kernel has it.
+	Command string
+}
+
+// Processes lists what runs in the block.
+func (b Block) Processes() ([]Process, error) {
+	var out []Process
+	err := each(func(pid, uid int) {
+		if b.Contains(uid) {
+			raw, _ := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/comm")
+			out = append(out, Process{PID: pid, UID: uid, Command: strings.TrimSpace(string(raw))})
+		}
+	})
+	return out, err
+}
+
 // Kill ends every process of uid and waits until none is left. Uid 0 is refused silently: it
 // means "none was allotted".
 func Kill(ctx context.Context, uid int) error {

@@ -187,3 +187,18 @@ func TestKillIsBounded(t *testing.T) {
 	}
 	<-ended // killed it is, even so
 }
+
+// TestProcesses: what runs in a block, one by one, and nothing of its neighbours.
+func TestProcesses(t *testing.T) {
+	t.Parallel()
+	const block = testBlock - 10*BlockSize
+	one, _ := spawn(t, block.UID(1), "/bin/sleep", "60")
+	two, _ := spawn(t, block.UID(1), "/bin/sleep", "60")
+	spawn(t, int(block)-1, "/bin/sleep", "60")
+	spawn(t, int(block)+BlockSize, "/bin/sleep", "60")
+	found, err := block.Processes()
+	require.NoError(t, err)
+	require.ElementsMatch(t, []Process{
+		{PID: one.Process.Pid, UID: block.UID(1), Command: "sleep"}, {PID: two.Process.Pid, UID: block.UID(1), Command: "sleep"},
+	}, found)
+}

@@ -112,6 +112,9 @@ func (h *Host) Connect() {
 	require.NoError(h.t, h.Network.Start(h.t.Context()))
 }
 
+// HostNS is the path of the network namespace that stands for the machine's own.
+func (h *Host) HostNS() string { return h.ns.path() }
+
 // Slots are the names of the slots that exist.
 func (h *Host) Slots() []string {
 	h.t.Helper()

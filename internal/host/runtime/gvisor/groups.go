@@ -1,0 +1,42 @@
+package gvisor
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+
+	"github.com/roosthq/roost/internal/host/runtime"
+)
+
+var _ runtime.Grouper = (*Runtime)(nil)
+
+// leafPattern is what leafOf makes.
+var leafPattern = regexp.MustCompile(`^([a-z0-9]{20}|template)-([1-9][0-9]*)$`)
+
+// Groups implements runtime.Grouper.
+func (r *Runtime) Groups() ([]runtime.Group, error) {
+	dirs, err := r.cgroups.leaves("*")
+	seen := map[string]bool{}
+	var out []runtime.Group
+	for _, dir := range dirs {
+		name := filepath.Base(dir)
+		parts := leafPattern.FindStringSubmatch(name)
+		if parts == nil || seen[name] {
+			continue // a file of the parent, or the same leaf in another hierarchy
+		}
+		uid, err := strconv.Atoi(parts[2])
+		if st, gone := os.Stat(dir); err != nil || gone != nil || !st.IsDir() {
+			continue
+		}
+		seen[name] = true
+		out = append(out, runtime.Group{Name: name, ID: parts[1], UID: uid})
+	}
+	return out, err
+}
+
+// RemoveGroup implements runtime.Grouper.
+func (r *Runtime) RemoveGroup(ctx context.Context, g runtime.Group) error {
+	return r.cgroups.remove(ctx, g.Name)
+}
