@@ -27,6 +27,7 @@ type env struct {
 	agent     *agenttest.Agent
 	store     *store.Store
 	templates *template.Service
+	config    sandbox.Config
 
 	mu   sync.Mutex
 	time time.Time
@@ -39,6 +40,12 @@ func (e *env) advance(d time.Duration) { e.mu.Lock(); defer e.mu.Unlock(); e.tim
 func newEnv(t *testing.T, change ...func(*sandbox.Config)) *env {
 	t.Helper()
 	t.Parallel()
+	return newEnvNow(t, change...)
+}
+
+// newEnvNow is for a second one in a test.
+func newEnvNow(t *testing.T, change ...func(*sandbox.Config)) *env {
+	t.Helper()
 	e := &env{T: t, agent: agenttest.New(t), time: time.Now()}
 	var err error
 	e.store, err = store.OpenSQLite(t.Context(), filepath.Join(t.TempDir(), store.FileName))
@@ -53,6 +60,7 @@ func newEnv(t *testing.T, change ...func(*sandbox.Config)) *env {
 	for _, f := range change {
 		f(&c)
 	}
+	e.config = c
 	e.Service = sandbox.New(c)
 	t.Cleanup(e.Service.Close)
 	return e
