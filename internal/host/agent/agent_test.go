@@ -167,6 +167,56 @@ func TestLifeOverRPC(t *testing.T) {
 	require.Equal(t, connect.CodeNotFound, connect.CodeOf(err))
 }
 
+// TestWhatIsSavedOverRPC: pauses of the disk alone, cold resumes, snapshots, forks and leaks.
+func TestWhatIsSavedOverRPC(t *testing.T) {
+	t.Parallel()
+	a := serve(t)
+	ctx := t.Context()
+	name := a.made(id("a")).GetId()
+	snap, err := a.rpc.CreateSnapshot(ctx, connect.NewRequest(&hostv1.CreateSnapshotRequest{SandboxId: name, SnapshotId: id("s")}))
+	require.NoError(t, err)
+	require.Equal(t, name, snap.Msg.GetSnapshot().GetSandboxId())
+	require.Equal(t, hostv1.SandboxState_SANDBOX_STATE_RUNNING, snap.Msg.GetSandbox().GetState())
+	forks, err := a.rpc.ForkSandbox(ctx, connect.NewRequest(&hostv1.ForkSandboxRequest{
+		SandboxId: name, Forks: []*hostv1.Fork{{SandboxId: id("f"), OperationId: "f"}},
+	}))
+	require.NoError(t, err)
+	require.Len(t, forks.Msg.GetSandboxes(), 1)
+	_, err = a.rpc.DestroySandbox(ctx, connect.NewRequest(&hostv1.DestroySandboxRequest{SandboxId: id("f")}))
+	require.NoError(t, err)
+	paused, err := a.rpc.PauseSandbox(ctx, connect.NewRequest(&hostv1.PauseSandboxRequest{SandboxId: name, DiskOnly: true}))
+	require.NoError(t, err)
+	require.Equal(t, hostv1.SandboxState_SANDBOX_STATE_PAUSED, paused.Msg.GetSandbox().GetState())
+	resumed, err := a.rpc.ResumeSandbox(ctx, connect.NewRequest(&hostv1.ResumeSandboxRequest{SandboxId: name}))
+	require.NoError(t, err)
+	require.Contains(t, resumed.Msg.GetSandbox().GetReason(), "booted from its disk")
+	a.Runtime.Kill(a.uid(resumed.Msg.GetSandbox()), "out of memory")
+	_, err = a.rpc.ResumeSandbox(ctx, connect.NewRequest(&hostv1.ResumeSandboxRequest{SandboxId: name}))
+	for err == nil { // its death is not noticed yet
+		_, err = a.rpc.ResumeSandbox(ctx, connect.NewRequest(&hostv1.ResumeSandboxRequest{SandboxId: name}))
+	}
+	require.Equal(t, connect.CodeFailedPrecondition, connect.CodeOf(err))
+	require.Contains(t, fault.HintOf(fault.FromConnect(err)), "roost resume --cold "+name)
+	cold, err := a.rpc.ResumeSandbox(ctx, connect.NewRequest(&hostv1.ResumeSandboxRequest{SandboxId: name, Cold: true}))
+	require.NoError(t, err)
+	require.Contains(t, cold.Msg.GetSandbox().GetReason(), "booted from its disk")
+
+	stage := a.Data.SnapshotStage(id("x"))
+	require.NoError(t, os.Mkdir(stage, 0o700))
+	for _, fix := range []bool{false, true} {
+		leaks, err := a.rpc.ListLeaks(ctx, connect.NewRequest(&hostv1.ListLeaksRequest{Fix: fix}))
+		require.NoError(t, err)
+		require.Len(t, leaks.Msg.GetLeaks(), 1)
+		require.Equal(t, "stage", leaks.Msg.GetLeaks()[0].GetKind())
+		require.Equal(t, fix, leaks.Msg.GetLeaks()[0].GetRemoved())
+	}
+	require.NoDirExists(t, stage)
+	_, err = a.rpc.DeleteSnapshot(ctx, connect.NewRequest(&hostv1.DeleteSnapshotRequest{SnapshotId: id("s")}))
+	require.NoError(t, err)
+	_, err = a.rpc.GetSnapshot(ctx, connect.NewRequest(&hostv1.GetSnapshotRequest{SnapshotId: id("s")}))
+	require.Equal(t, connect.CodeNotFound, connect.CodeOf(err))
+}
+
 func TestErrorsKeepKindAndHint(t *testing.T) {
 	t.Parallel()
 	a := serve(t)

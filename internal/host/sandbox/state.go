@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"fmt"
 	"slices"
 
 	"github.com/roosthq/roost/internal/fault"
@@ -51,7 +52,7 @@ func need(id string, have, want State, op string) error {
 	case Paused:
 		return f.WithHint("resume it: roost resume " + id)
 	case Failed, Lost:
-		return f.WithHint("start it from what was saved of it: `roost resume --cold " + id + "`; or remove it: `roost rm " + id + "`")
+		return f.WithHint(fmt.Sprintf("see why: `roost info %s`; start it from what was saved of it: `roost resume --cold %s`; or remove it: `roost rm %s`", id, id, id))
 	case Running:
 		return f
 	default:
