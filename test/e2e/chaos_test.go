@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	v1 "github.com/roosthq/roost/api/gen/v1"
+	"github.com/roosthq/roost/test/trials"
 )
 
 // TestKilledAtRandom: kill -9 of the agent at a random moment while every verb is at work on several
@@ -19,15 +20,15 @@ import (
 func TestKilledAtRandom(t *testing.T) {
 	onEach(t, func(t *testing.T, k kind) {
 		r := start(t, k.flags()...)
-		s := soak(t, "killed at a random moment under load", k.name, 3, 200)
+		s := trials.Begin(t, "killed at a random moment under load", k.name, 3, 200)
 		workers := make([]*worker, 4)
 		if k.virtual {
 			workers = workers[:2]
 		}
 		for n := range workers {
-			workers[n] = &worker{name: fmt.Sprintf("w%d", n), rand: rand.New(rand.NewPCG(s.out.Seed, uint64(n)))} //nolint:gosec // to be repeated
+			workers[n] = &worker{name: fmt.Sprintf("w%d", n), rand: rand.New(rand.NewPCG(s.Seed(), uint64(n)))} //nolint:gosec // to be repeated
 		}
-		s.each(func(t *testing.T, _ int) {
+		s.Each(func(t *testing.T, _ int) {
 			r := r.as(t)
 			defer func() {
 				if t.Failed() {
@@ -41,7 +42,7 @@ func TestKilledAtRandom(t *testing.T) {
 			for _, w := range workers {
 				work.Go(func() { w.work(r) })
 			}
-			time.Sleep(time.Duration(s.rand.IntN(1500)) * time.Millisecond) // the moment is the subject
+			time.Sleep(time.Duration(s.Rand.IntN(1500)) * time.Millisecond) // the moment is the subject
 			r.kill()
 			work.Wait()
 			r.up()

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	v1 "github.com/roosthq/roost/api/gen/v1"
+	"github.com/roosthq/roost/test/trials"
 )
 
 // TestDiskOnly: a pause without memory resumes by a boot, with the disk as it was.
@@ -27,7 +28,8 @@ func TestDiskOnly(t *testing.T) {
 		require.Equal(t, id, r.run("exec", id, "--", "hostname"))
 		again := r.fill(id)
 		r.cycles(id, again) // and it is a sandbox like any other
-		r.run("rm", id, copied, "bare")
+		r.run("rm", id, copied)
+		r.run("snapshot", "rm", "bare")
 		r.sound()
 	})
 }
@@ -81,9 +83,9 @@ const hangLimit = time.Minute
 func TestStopped(t *testing.T) {
 	onEach(t, func(t *testing.T, k kind) {
 		r := start(t, k.flags()...)
-		s := soak(t, "stopped by a signal", k.name, 1, 10)
+		s := trials.Begin(t, "stopped by a signal", k.name, 1, 10)
 		slowest := time.Duration(0)
-		s.each(func(t *testing.T, _ int) {
+		s.Each(func(t *testing.T, _ int) {
 			r := r.as(t)
 			id := r.run("create", "--memory-mb", "256", "--timeout", "0")
 			require.NoError(t, unix.Kill(r.vmPID(id), unix.SIGSTOP))
@@ -94,6 +96,6 @@ func TestStopped(t *testing.T) {
 			r.run("rm", id)
 			r.sound()
 		})
-		s.figure("seen after at most", "%.1f s", slowest.Seconds())
+		s.Figure("seen after at most", "%.1f s", slowest.Seconds())
 	})
 }

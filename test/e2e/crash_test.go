@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	v1 "github.com/roosthq/roost/api/gen/v1"
+	"github.com/roosthq/roost/test/trials"
 )
 
 // crash is a step at which the agent is killed, or fails, within an operation.
@@ -173,8 +174,8 @@ func eachOperation(t *testing.T, name string, trial func(*stage, crash)) {
 			}
 			t.Run(k.name+"/"+op, func(t *testing.T) {
 				t.Parallel()
-				s := soak(t, fmt.Sprintf("%s: %s", name, op), k.name, len(rows), len(rows))
-				s.out.Wanted = len(rows) // all, whatever the scale
+				s := trials.Begin(t, fmt.Sprintf("%s: %s", name, op), k.name, len(rows), len(rows))
+				s.Exactly(len(rows))
 				newStage(t, k, op).rows(s, rows, trial)
 			})
 		}
@@ -184,6 +185,6 @@ func eachOperation(t *testing.T, name string, trial func(*stage, crash)) {
 // rowsOf are an operation's rows for a runtime: in the soak all, else those that are always run.
 func rowsOf(op string, k kind) []crash {
 	return slices.DeleteFunc(slices.Clone(crashes), func(c crash) bool {
-		return c.op != op || (k.virtual && !c.vm) || (!soaking() && !c.always)
+		return c.op != op || (k.virtual && !c.vm) || (!trials.Soaking() && !c.always)
 	})
 }

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	v1 "github.com/roosthq/roost/api/gen/v1"
+	"github.com/roosthq/roost/test/trials"
 )
 
 // operation is what is interrupted.
@@ -75,11 +76,11 @@ func newStage(t *testing.T, k kind, op string) *stage {
 }
 
 // rows runs one after the other, on the same sandbox as long as all is well.
-func (s *stage) rows(count *scenario, rows []crash, trial func(*stage, crash)) {
+func (s *stage) rows(count *trials.Scenario, rows []crash, trial func(*stage, crash)) {
 	whole := s.t
 	defer func() { s.roost = s.as(whole) }()
 	for _, c := range rows {
-		passed := count.trial(c.point, func(t *testing.T) {
+		passed := count.Trial(c.point, func(t *testing.T) {
 			s.roost = s.as(t)
 			s.prepare()
 			trial(s, c)
@@ -89,7 +90,7 @@ func (s *stage) rows(count *scenario, rows []crash, trial func(*stage, crash)) {
 		if !passed {
 			s.startOver(c)
 		}
-		if count.out.Failures >= enoughFailures {
+		if count.Failures() >= trials.EnoughFailures {
 			return
 		}
 	}
@@ -164,11 +165,11 @@ func (s *stage) failedAt(c crash) {
 	if s.op.own {
 		s.run(s.op.args(s)...) // what could not be ended is ended by whoever comes next
 	}
-	s.endsAs(c)
+	s.endsAs(c, s.op.begins) // also what was committed may be taken back, by who still lives
 }
 
 // endsAs: the sandbox is what the row says, and the installation is sound.
-func (s *stage) endsAs(c crash) {
+func (s *stage) endsAs(c crash, or ...v1.SandboxState) {
 	s.t.Helper()
 	s.sound()
 	switch {
@@ -179,7 +180,7 @@ func (s *stage) endsAs(c crash) {
 	case c.ends == "": // it failed, and is what it was or better
 		s.settles(s.id, v1.Failed, paused, running)
 	default:
-		s.settles(s.id, c.ends)
+		s.settles(s.id, append(or, c.ends)...)
 	}
 	if s.op.after != nil {
 		s.op.after(s)

@@ -8,6 +8,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/roosthq/roost/test/trials"
 )
 
 // TestManyCycles: sandboxes are paused and resumed, by hand and by their idle timeout; each time
@@ -18,13 +20,13 @@ func TestManyCycles(t *testing.T) {
 			t.Run(by, func(t *testing.T) {
 				r := start(t, k.flags()...)
 				const sandboxes = 5
-				s := soak(t, "pause and resume by "+by, k.name, 2, 20*sandboxes)
+				s := trials.Begin(t, "pause and resume by "+by, k.name, 2, 20*sandboxes)
 				var ids []string
-				for range min(sandboxes, s.out.Wanted) {
+				for range min(sandboxes, s.Wanted()) {
 					ids = append(ids, r.run("create", "--memory-mb", "256", "--timeout", "0"))
 				}
 				sums := map[string]map[string]string{}
-				s.each(func(t *testing.T, n int) {
+				s.Each(func(t *testing.T, n int) {
 					r := r.as(t)
 					id := ids[n%len(ids)]
 					if sums[id] == nil {
@@ -81,9 +83,9 @@ func (r *roost) allSums(id string, sums map[string]string) {
 func TestAdopted(t *testing.T) {
 	onEach(t, func(t *testing.T, k kind) {
 		r := start(t, k.flags()...)
-		s := soak(t, "agent killed with 10 running", k.name, 2, 50)
+		s := trials.Begin(t, "agent killed with 10 running", k.name, 2, 50)
 		count := 3
-		if soaking() {
+		if trials.Soaking() {
 			count = 10
 		}
 		held := map[string]content{}
@@ -91,9 +93,9 @@ func TestAdopted(t *testing.T) {
 			id, want := r.small()
 			held[id] = want
 		}
-		s.each(func(t *testing.T, _ int) {
+		s.Each(func(t *testing.T, _ int) {
 			r := r.as(t)
-			time.Sleep(time.Duration(s.rand.IntN(300)) * time.Millisecond) // whatever it does by itself
+			time.Sleep(time.Duration(s.Rand.IntN(300)) * time.Millisecond) // whatever it does by itself
 			r.kill()
 			r.up()
 			for id, want := range held {
@@ -109,17 +111,17 @@ func TestAdopted(t *testing.T) {
 // TestForkMany: sixteen of one that runs, all of which answer.
 func TestForkMany(t *testing.T) {
 	onEach(t, func(t *testing.T, k kind) {
-		if !soaking() && k.virtual {
+		if !trials.Soaking() && k.virtual {
 			t.Skip("16 virtual machines at once are for the soak (make soak)")
 		}
 		r := start(t, k.flags()...)
 		id, want := r.small()
 		n := 4
-		if soaking() {
+		if trials.Soaking() {
 			n = 16
 		}
-		s := soak(t, "forks of one that runs", k.name, n, n)
-		s.out.Wanted = n
+		s := trials.Begin(t, "forks of one that runs", k.name, n, n)
+		s.Exactly(n)
 		singles := time.Now()
 		for range n {
 			r.run("rm", r.run("create", "--memory-mb", "256"))
@@ -128,8 +130,8 @@ func TestForkMany(t *testing.T) {
 		began := time.Now()
 		forked := r.fork(id, n)
 		took := time.Since(began)
-		s.figure("frozen", "%.0f ms", forked.FrozenMs)
-		s.figure("wall ÷ as many creates (and deletes)", "%.2f (%.2f s ÷ %.2f s)", took.Seconds()/single.Seconds(), took.Seconds(), single.Seconds())
+		s.Figure("frozen", "%.0f ms", forked.FrozenMs)
+		s.Figure("wall ÷ as many creates (and deletes)", "%.2f (%.2f s ÷ %.2f s)", took.Seconds()/single.Seconds(), took.Seconds(), single.Seconds())
 		group := errgroup.Group{}
 		group.SetLimit(4)
 		for _, f := range forked.Sandboxes {
@@ -142,7 +144,7 @@ func TestForkMany(t *testing.T) {
 			})
 		}
 		require.NoError(t, group.Wait())
-		s.count(n, false)
+		s.Count(n, false)
 		for _, f := range forked.Sandboxes {
 			r.run("rm", f.Id)
 		}

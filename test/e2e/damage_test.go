@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/roosthq/roost/test/trials"
 )
 
 // TestDamage: one flipped bit or lost end anywhere in what a paused sandbox stands on is refused
@@ -22,11 +24,11 @@ func TestDamage(t *testing.T) {
 		r.run("pause", id)
 		files := r.standsOn(id)
 		require.NotEmpty(t, files)
-		s := soak(t, "flipped or truncated", k.name, 12, 1000)
-		s.each(func(t *testing.T, n int) {
+		s := trials.Begin(t, "flipped or truncated", k.name, 12, 1000)
+		s.Each(func(t *testing.T, n int) {
 			r := r.as(t)
 			// Each file as often as the others: most bytes are memory's.
-			r.refusesDamage(id, files[n%len(files)], s.rand)
+			r.refusesDamage(id, files[n%len(files)], s.Rand)
 		})
 		r.run("resume", id)
 		r.holds(id, want)

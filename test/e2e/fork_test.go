@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/roosthq/roost/test/trials"
 )
 
 // diary is a program that writes a random number and the time, and the time again by the clock
@@ -33,9 +35,9 @@ func TestFork(t *testing.T) {
 		id, want := r.small()
 		r.sh(id, diary)
 		const each = 4
-		s := soak(t, "forked: no repeat, no stale time", k.name, 2*each, 100)
+		s := trials.Begin(t, "forked: no repeat, no stale time", k.name, 2*each, 100)
 		slowest, seen := 0.0, map[string]string{}
-		for round := 0; s.out.N < s.out.Wanted && !s.over() && !t.Failed(); round++ {
+		for round := 0; s.More(); round++ {
 			t.Run(fmt.Sprint(round), func(t *testing.T) {
 				r := r.as(t)
 				if round%2 == 1 { // of a memory that is old
@@ -48,9 +50,9 @@ func TestFork(t *testing.T) {
 				}
 				r.holds(id, want)
 			})
-			s.count(each, t.Failed())
+			s.Count(each, t.Failed())
 		}
-		s.figure("frozen at most", "%.0f ms", slowest)
+		s.Figure("frozen at most", "%.0f ms", slowest)
 		r.ownIdentity(id, seen)
 		r.sound()
 	})

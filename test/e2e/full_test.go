@@ -10,6 +10,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/roosthq/roost/test/trials"
 )
 
 // disk is a small file system that an installation's sandboxes lie on.
@@ -74,8 +76,8 @@ func TestDiskFull(t *testing.T) {
 		d.load(id)
 		d.run("pause", id) // what it would have needed is measured after the resume
 		d.run("resume", id)
-		s := soak(t, "disk full in pause and snapshot", k.name, 4, 180)
-		s.each(func(t *testing.T, n int) {
+		s := trials.Begin(t, "disk full in pause and snapshot", k.name, 4, 180)
+		s.Each(func(t *testing.T, n int) {
 			d := d.as(t)
 			op, percent := []string{"pause", "snapshot"}[n%2], percentOf(s, n)
 			d.load(id)
@@ -90,11 +92,11 @@ func TestDiskFull(t *testing.T) {
 }
 
 // percentOf spreads the trials over 10 to 99 %: in the soak each is met, with each operation.
-func percentOf(s *scenario, n int) int {
-	if s.out.Wanted >= 180 {
+func percentOf(s *trials.Scenario, n int) int {
+	if s.Wanted() >= 180 {
 		return 10 + (n/2)%90
 	}
-	return 10 + rand.New(rand.NewPCG(s.out.Seed, uint64(n))).IntN(90) //nolint:gosec // to be repeated
+	return 10 + rand.New(rand.NewPCG(s.Seed(), uint64(n))).IntN(90) //nolint:gosec // to be repeated
 }
 
 func (d disk) args(id, op string) []string {

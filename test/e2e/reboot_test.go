@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	v1 "github.com/roosthq/roost/api/gen/v1"
+	"github.com/roosthq/roost/test/trials"
 )
 
 // TestHostReboot: paused sandboxes resume, snapshots stay, running ones are lost, with the reason,
@@ -20,8 +21,8 @@ import (
 func TestHostReboot(t *testing.T) {
 	onEach(t, func(t *testing.T, k kind) {
 		r := start(t, k.flags()...)
-		s := soak(t, "host reboot", k.name, 1, 10)
-		s.each(func(t *testing.T, _ int) {
+		s := trials.Begin(t, "host reboot", k.name, 1, 10)
+		s.Each(func(t *testing.T, _ int) {
 			r := r.as(t)
 			ran, want := r.small()
 			r.cycles(ran, want)
@@ -39,7 +40,8 @@ func TestHostReboot(t *testing.T) {
 			r.holds(copied, kept)
 			r.run("resume", "--cold", ran)
 			r.holdsDisk(ran, want)
-			r.run("rm", ran, slept, copied, "kept")
+			r.run("rm", ran, slept, copied)
+			r.run("snapshot", "rm", "kept")
 			r.sound()
 		})
 	})

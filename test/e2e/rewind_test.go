@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/roosthq/roost/test/trials"
 )
 
 // rewinder is a program that looks, at the beginning of each life of its sandbox, whether its file
@@ -62,8 +64,8 @@ func TestFailedStartIsUndone(t *testing.T) {
 		id, want := r.small()
 		r.sh(id, fmt.Sprintf(rewinder, publicAddr, home.Addr().(*net.TCPAddr).Port))
 		require.Equal(t, "0 0", heard(t, home))
-		s := soak(t, "50 MB written before a failed start", k.name, 1, 50)
-		s.each(func(t *testing.T, n int) {
+		s := trials.Begin(t, "50 MB written before a failed start", k.name, 1, 50)
+		s.Each(func(t *testing.T, n int) {
 			r := r.as(t)
 			r.run("pause", id)
 			for range 2 { // a retry that fails is no different

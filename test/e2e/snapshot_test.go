@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	v1 "github.com/roosthq/roost/api/gen/v1"
+	"github.com/roosthq/roost/test/trials"
 )
 
 // facts of a sandbox that no other has.
@@ -73,7 +74,8 @@ func TestSnapshot(t *testing.T) {
 		r.run("resume", a)
 		fork := r.fork(a, 1).Sandboxes[0].Id
 		r.snapshot(fork, "--name", "third")
-		r.run("rm", a, fork, "first")
+		r.run("rm", a, fork)
+		r.run("snapshot", "rm", "first")
 		c := r.run("create", "third")
 		r.holds(c, want)
 		r.run("pause", c)
@@ -101,9 +103,9 @@ func TestDeletedInAnyOrder(t *testing.T) {
 		r := start(t, k.flags()...)
 		orders := [][]string{{"source", "snapshot", "child"}, {"snapshot", "source", "child"}, {"source", "child", "snapshot"},
 			{"child", "source", "snapshot"}, {"child", "snapshot", "source"}, {"snapshot", "child", "source"}}
-		s := soak(t, "deleted in any order", k.name, 2, len(orders))
-		s.out.Wanted = min(s.out.Wanted, len(orders))
-		s.each(func(t *testing.T, n int) {
+		s := trials.Begin(t, "deleted in any order", k.name, 2, len(orders))
+		s.Exactly(min(s.Wanted(), len(orders)))
+		s.Each(func(t *testing.T, n int) {
 			r := r.as(t)
 			source, want := r.small()
 			r.snapshot(source, "--name", "kept")
@@ -114,7 +116,11 @@ func TestDeletedInAnyOrder(t *testing.T) {
 				r.run("rm", id)
 			}}
 			for _, what := range orders[n] {
-				r.run("rm", map[string]string{"source": source, "child": child, "snapshot": "kept"}[what])
+				if what == "snapshot" {
+					r.run("snapshot", "rm", "kept")
+				} else {
+					r.run("rm", map[string]string{"source": source, "child": child}[what])
+				}
 				delete(left, what)
 				for _, check := range left {
 					check()
@@ -163,7 +169,8 @@ func TestClientLeaves(t *testing.T) {
 		if _, found := r.snapshots()["left"]; found {
 			copied := r.run("create", "left")
 			r.holds(copied, want)
-			r.run("rm", copied, "left")
+			r.run("rm", copied)
+			r.run("snapshot", "rm", "left")
 		}
 		r.run("snapshot", "create", id, "--name", "left")
 		r.run("snapshot", "rm", "left")

@@ -36,7 +36,8 @@ func TestTemplateFrom(t *testing.T) {
 		}
 		r.run("snapshot", "create", id, "--name", "kept")
 		r.run("template", "create", "whole", "--from", "kept")
-		r.run("rm", id, "kept")
+		r.run("rm", id)
+		r.run("snapshot", "rm", "kept")
 		r.sound()
 
 		other := kinds[0].name

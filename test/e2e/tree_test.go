@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	v1 "github.com/roosthq/roost/api/gen/v1"
+	"github.com/roosthq/roost/test/trials"
 )
 
 // TestTree: a random tree of snapshots, forks and creates from them, with writes, pauses, resumes and
@@ -23,14 +24,14 @@ func TestTree(t *testing.T) {
 		if k.virtual {
 			few, full, live = 10, 500, 4
 		}
-		s := soak(t, "random tree against a model", k.name, few, full)
-		m := &forest{roost: r, rand: s.rand, live: live, most: 200, nodes: map[string]*node{}}
-		for s.out.N < s.out.Wanted && !s.over() && !t.Failed() {
+		s := trials.Begin(t, "random tree against a model", k.name, few, full)
+		m := &forest{roost: r, rand: s.Rand, live: live, most: 200, nodes: map[string]*node{}}
+		for s.More() {
 			m.step()
-			s.count(1, t.Failed())
+			s.Count(1, t.Failed())
 		}
 		m.compare()
-		s.figure("nodes at the end", "%d", len(m.nodes))
+		s.Figure("nodes at the end", "%d", len(m.nodes))
 		m.clear()
 		r.sound()
 		require.Zero(t, r.diskUsed("sandboxes"), "nothing is left")
