@@ -79,7 +79,7 @@ func toPhases(phases []runtime.Phase) []*hostv1.Phase {
 func toTemplate(t image.Template, warm []image.Warm) *hostv1.Template {
 	out := &hostv1.Template{
 		Name: t.Name, Digest: t.Digest, SizeBytes: t.SizeBytes, CreatedAt: timestamppb.New(t.CreatedAt),
-		DiskBytes: t.DiskBytes, BuiltByHost: true,
+		DiskBytes: t.DiskBytes, BuiltByHost: t.Made == nil,
 	}
 	listed := map[runtime.Resources]bool{}
 	for _, w := range warm {

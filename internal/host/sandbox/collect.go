@@ -28,7 +28,7 @@ func (m *Manager) collect(ctx context.Context) error {
 			err = errors.Join(err, t.Trim(keepUnused))
 		}
 	}
-	return errors.Join(err, m.retire(), m.cfg.Network.Collect(ctx, slots), m.collectProcesses(ctx))
+	return errors.Join(err, m.retire(), m.sweepTemplates(), m.cfg.Network.Collect(ctx, slots), m.collectProcesses(ctx))
 }
 
 // collectProcesses ends what runs under a uid that no journal names. No slot, and so no uid, is

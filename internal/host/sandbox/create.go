@@ -48,6 +48,8 @@ func (m *Manager) Create(ctx context.Context, op Operation, req CreateRequest, r
 	if report == nil {
 		report = func(string, string) {}
 	}
+	m.making.RLock()
+	defer m.making.RUnlock()
 	p, err := m.plan(req)
 	if err != nil {
 		return View{}, err

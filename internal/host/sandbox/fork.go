@@ -97,6 +97,8 @@ func (m *Manager) forkedBefore(s *Sandbox, req ForkRequest) (ForkResult, error) 
 }
 
 func (m *Manager) fork(ctx context.Context, s *Sandbox, op Operation, req ForkRequest) (ForkResult, error) {
+	m.making.RLock()
+	defer m.making.RUnlock()
 	clock := newStopwatch()
 	// No snapshot has the id of a sandbox: the stage's name is nobody else's.
 	o, release, err := m.takeOrigin(ctx, s, op, req.Forks[0].ID, runtimes.CaptureOptions{}, clock)

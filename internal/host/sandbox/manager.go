@@ -68,6 +68,9 @@ type Manager struct {
 	// for writing while processes are ended that nobody wants: theirs may not become a
 	// sandbox's uid meanwhile.
 	starting sync.RWMutex
+	// making is held for reading while something is made of a template or a snapshot that nothing
+	// may name yet, and for writing while templates are removed that nothing names.
+	making sync.RWMutex
 	boot     string
 }
 
