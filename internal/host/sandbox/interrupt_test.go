@@ -215,3 +215,87 @@ func TestWaitingForTheGateEndsWithTheCaller(t *testing.T) {
 		require.NoError(t, wait(t, paused))
 	})
 }
+
+// A client that is gone before the commit undoes what it asked for; after it, nothing does.
+func TestAClientThatCancels(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		step   string
+		before func(*host)
+		during func(context.Context, *host) error
+		// ends is the state afterwards; done says that the operation succeeded all the same.
+		ends State
+		done bool
+	}{
+		"pause, freezing":  {"freeze", func(h *host) { h.create(id("a")) }, pauseOf, Running, false},
+		"pause, capturing": {"capture", func(h *host) { h.create(id("a")) }, pauseOf, Running, false},
+		"pause, committed": {"stop", func(h *host) { h.create(id("a")) }, pauseOf, Paused, true},
+		"resume, starting": {"restore", func(h *host) { h.create(id("a")); h.pause(id("a")) }, resumeOf, Paused, false},
+		"resume, greeting": {"thaw", func(h *host) { h.create(id("a")); h.pause(id("a")) }, resumeOf, Paused, false},
+		"rescue, saving":   {"salvage", func(h *host) { h.create(id("a")); h.fails(id("a")) }, rescueOf, Failed, false},
+		"rescue, starting": {"boot", func(h *host) { h.create(id("a")); h.fails(id("a")) }, rescueOf, Paused, false},
+		"destroy":          {"stop", func(h *host) { h.create(id("a")) }, destroyOf, "", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			c.before(h)
+			ctx, leave := context.WithCancel(t.Context())
+			reached, proceed := make(chan struct{}), make(chan struct{})
+			once := false
+			h.Runtime.On(c.step, func(ctx context.Context) error {
+				if once {
+					return nil // of the undoing
+				}
+				once = true
+				close(reached)
+				<-proceed
+				return ctx.Err()
+			})
+			errs := make(chan error)
+			go func() { errs <- c.during(ctx, h) }()
+			wait(t, reached)
+			leave()
+			close(proceed)
+			err := wait(t, errs)
+			if c.done {
+				require.NoError(t, err, "it is not the caller's to stop any more")
+			} else {
+				require.Equal(t, fault.Canceled, fault.KindOf(err), "%v", err)
+			}
+			if c.ends == "" {
+				h.empty()
+				return
+			}
+			require.Equal(t, c.ends, h.state(id("a")))
+			require.Empty(t, h.files("sandboxes/*/captures/.tmp*"))
+			require.Equal(t, c.ends == Running, len(h.Runtime.Running()) == 1)
+			require.Equal(t, c.ends == Running, len(h.Slots()) == 1)
+			h.noLeaks()
+			switch c.ends {
+			case Paused:
+				h.resume(id("a"))
+			case Failed:
+				h.resumeCold(id("a"))
+			}
+			h.answers(id("a"))
+		})
+	}
+}
+
+func pauseOf(ctx context.Context, h *host) error {
+	_, err := h.m.Pause(ctx, Operation{}, id("a"), PauseOptions{})
+	return err
+}
+
+func resumeOf(ctx context.Context, h *host) error {
+	_, err := h.m.Resume(ctx, Operation{}, id("a"), ResumeOptions{})
+	return err
+}
+
+func rescueOf(ctx context.Context, h *host) error {
+	_, err := h.m.Resume(ctx, Operation{}, id("a"), cold)
+	return err
+}
+
+func destroyOf(ctx context.Context, h *host) error { return h.m.Destroy(ctx, Operation{}, id("a")) }

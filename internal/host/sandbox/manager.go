@@ -71,7 +71,7 @@ type Manager struct {
 	// making is held for reading while something is made of a template or a snapshot that nothing
 	// may name yet, and for writing while templates are removed that nothing names.
 	making sync.RWMutex
-	boot     string
+	boot   string
 }
 
 // New makes a manager; Start adopts what runs.
