@@ -11,9 +11,6 @@ import (
 // followTemplates is the part of a round that looks after templates and snapshots. Rows are
 // read before the host's lists, as with sandboxes.
 func (l *Loop) followTemplates(ctx context.Context, r *Result) error {
-	if err := l.Templates.Sync(ctx); err != nil {
-		return err
-	}
 	rows, err := l.Store.Templates(ctx, store.TemplateFilter{})
 	if err != nil {
 		return err
@@ -23,7 +20,8 @@ func (l *Loop) followTemplates(ctx context.Context, r *Result) error {
 		return err
 	}
 	l.strays(ctx, rows, inv, r)
-	return errors.Join(l.resting(ctx, rows, inv, r), l.unfinished(ctx, rows, r))
+	return errors.Join(l.Templates.SyncWith(ctx, rows, inv.Templates),
+		l.resting(ctx, rows, inv, r), l.unfinished(ctx, rows, r))
 }
 
 // resting lets rows that nobody works on take what the host has, all in one transaction.
@@ -34,13 +32,17 @@ func (l *Loop) resting(ctx context.Context, rows []*store.Template, inv template
 	now := l.Now()
 	for _, row := range rows {
 		next, changed := template.Heal(row, inv.Of(row), now)
-		if changed && next.State == store.TemplateLost {
+		if changed && !inv.Of(row).Whole(row) {
 			found, err := l.Templates.Look(ctx, row)
 			if err != nil {
 				errs = append(errs, err)
 				continue
 			}
 			next, changed = template.Heal(row, found, now)
+			if changed && next.SnapshotID != row.SnapshotID && found.Damage != "" {
+				// Memory that no row will know any more.
+				errs = append(errs, l.Templates.DropSnapshot(ctx, row.SnapshotID))
+			}
 		}
 		if !changed {
 			continue

@@ -128,6 +128,37 @@ func TestMadeTemplatesFollowTheHost(t *testing.T) {
 	require.Equal(t, Result{}, e.round())
 }
 
+// The host's list leaves out what it cannot read; the question by name says why.
+func TestDamagedMemory(t *testing.T) {
+	e := newEnv(t)
+	id := e.create()
+	snap, made := e.snapshot(id, "s"), e.makeTemplate("m", id)
+	damaged := map[string]bool{snap.SnapshotID: true, made.SnapshotID: true}
+	kept := e.agent.Snapshot(snap.SnapshotID)
+	e.agent.ForgetSnapshot(snap.SnapshotID)
+	e.agent.ForgetSnapshot(made.SnapshotID)
+	var dropped []string
+	e.agent.Before(func(_ context.Context, m, id string) error {
+		switch {
+		case m == "GetSnapshot" && damaged[id]:
+			return connect.NewError(connect.CodeDataLoss, errors.New("manifest: its checksum is wrong"))
+		case m == "DeleteSnapshot":
+			dropped = append(dropped, id)
+		}
+		return nil
+	})
+	require.Equal(t, 1, e.round().Templates)
+	require.Equal(t, store.TemplateLost, e.template("s").State)
+	require.Equal(t, "it is damaged: manifest: its checksum is wrong", e.template("s").Reason)
+	require.Equal(t, store.TemplateReady, e.template("m").State, "its files are there")
+	require.Empty(t, e.template("m").SnapshotID)
+	require.Equal(t, []string{made.SnapshotID}, dropped, "what no row knows any more goes; the snapshot is its owner's to delete")
+	require.Equal(t, Result{}, e.round())
+	e.agent.PutSnapshot(kept)
+	require.Equal(t, 1, e.round().Templates)
+	require.Equal(t, store.TemplateReady, e.template("s").State)
+}
+
 // Every point at which a control plane may die while it makes a snapshot or a template: the
 // row is claimed for a while or not, and the host has it or not.
 func TestInterruptedMakers(t *testing.T) {

@@ -104,6 +104,10 @@ func (s *Service) captured(ctx context.Context, c capture, made *template.Found,
 		}
 		return s.templates.View(ctx, row)
 	}
+	if s.ending.Err() != nil {
+		// Cut off by Close, and the host may not have noticed yet: for the next control plane.
+		return template.View{}, errors.Join(cause, s.templates.Leave(ctx, c.row))
+	}
 	row, err := s.templates.Resolve(ctx, c.row)
 	if row == nil || err != nil {
 		return template.View{}, errors.Join(cause, err)

@@ -350,5 +350,11 @@ func TestCloseEndsASnapshot(t *testing.T) {
 	e.Close()
 	require.True(t, fault.Is(<-done, fault.Unavailable))
 	require.Empty(t, e.row(id).ClaimID)
-	require.Empty(t, e.made(), "the host had nothing of it")
+	row := e.made()[0]
+	require.Equal(t, store.TemplateCreating, row.State, "the next control plane asks the host")
+	require.Empty(t, row.ClaimID)
+	got, err := e.templates.Resolve(t.Context(), row)
+	require.NoError(t, err)
+	require.Nil(t, got)
+	require.Empty(t, e.made(), "which had nothing of it")
 }

@@ -25,6 +25,13 @@ const (
 type Found struct {
 	Template *hostv1.Template
 	Snapshot *hostv1.Snapshot
+	// Damage says why a snapshot that is there cannot be used.
+	Damage string
+}
+
+// Whole says whether all that a row names is there.
+func (f Found) Whole(row *Template) bool {
+	return f.has(row.Type) && (row.SnapshotID == "" || f.Snapshot != nil)
 }
 
 // has says whether a row of the type can be ready with it.
@@ -87,6 +94,9 @@ func (s *Service) Look(ctx context.Context, row *Template) (Found, error) {
 	switch {
 	case fault.Is(err, fault.NotFound):
 		return f, nil
+	case fault.Is(err, fault.DataLoss):
+		f.Damage = fault.Message(fault.FromConnect(err))
+		return f, nil
 	case err != nil:
 		return f, host.CallError(err, "ask host about", kind(row)+" "+row.Name)
 	}
@@ -108,6 +118,9 @@ func Heal(row *Template, f Found, now time.Time) (*Template, bool) {
 		take(next, f)
 	} else if row.State != store.TemplateLost {
 		next.State, next.Reason, next.SizeBytes, next.OwnBytes = store.TemplateLost, goneReason, 0, 0
+		if f.Damage != "" {
+			next.Reason = "it is damaged: " + f.Damage
+		}
 	}
 	return next, !reflect.DeepEqual(row, next)
 }

@@ -2,6 +2,7 @@ package template
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"connectrpc.com/connect"
@@ -78,12 +79,12 @@ func (s *Service) Resolve(ctx context.Context, mine *Template) (*Template, error
 	defer cancel()
 	busy, err := s.sourceBusy(ctx, mine)
 	if busy || err != nil {
-		return nil, s.unclaim(ctx, mine, err)
+		return nil, errors.Join(err, s.Leave(ctx, mine))
 	}
 	f, err := s.Look(ctx, mine)
 	switch {
 	case err != nil:
-		return nil, s.unclaim(ctx, mine, err)
+		return nil, errors.Join(err, s.Leave(ctx, mine))
 	case f.has(mine.Type):
 		return s.Settle(ctx, mine, f)
 	}
@@ -109,23 +110,15 @@ func (s *Service) sourceBusy(ctx context.Context, row *Template) (bool, error) {
 	return resp.Msg.GetSandbox().GetState() == hostv1.SandboxState_SANDBOX_STATE_SNAPSHOTTING, nil
 }
 
-// unclaim leaves a row in creating to the reconciler.
-func (s *Service) unclaim(ctx context.Context, mine *Template, cause error) error {
+// Leave gives up the claim of a creation whose end is not known: the reconciler resolves it.
+func (s *Service) Leave(ctx context.Context, mine *Template) error {
 	if mine.ClaimID == "" {
-		return cause
+		return nil
 	}
-	next := mine.Copy()
-	next.ClaimID, next.ClaimDeadline = "", 0
-	if _, err := s.store.SwapTemplate(ctx, mine, next); err != nil {
-		return err
-	}
-	return cause
-}
-
-// Discard takes a reserved row back whose host call has certainly done nothing.
-func (s *Service) Discard(ctx context.Context, mine *Template) error {
 	ctx, cancel := undo.Context(ctx)
 	defer cancel()
-	_, err := s.store.RemoveTemplate(ctx, mine)
+	next := mine.Copy()
+	next.ClaimID, next.ClaimDeadline = "", 0
+	_, err := s.store.SwapTemplate(ctx, mine, next)
 	return err
 }

@@ -26,14 +26,15 @@ func (s *Service) Sync(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return s.sync(ctx, rows, list)
+	return s.SyncWith(ctx, rows, list)
 }
 
-func (s *Service) sync(ctx context.Context, rows []*Template, list map[string]*hostv1.Template) error {
+// SyncWith is Sync with rows, and what the host answered after they were read.
+func (s *Service) SyncWith(ctx context.Context, rows []*Template, list map[string]*hostv1.Template) error {
 	known := make(map[string]bool, len(rows))
 	var swaps []store.TemplateSwap
 	for _, row := range rows {
-		known[row.Name] = true
+		known[row.Name] = true // also of a snapshot: the name is taken
 		if !row.BuiltByHost {
 			continue
 		}
