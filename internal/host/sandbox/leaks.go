@@ -296,7 +296,7 @@ func (m *Manager) insideLeaks(s *Sandbox, r *leakReport) error {
 	if err != nil {
 		l := Leak{Kind: "sandbox", Name: j.ID, Detail: fmt.Sprintf("its save %d is not whole: %s", j.Capture, fault.Message(err))}
 		r.keep(l, "it cannot be resumed from that; see `roost resume --cold "+j.ID+"`, or remove it: roost rm "+j.ID)
-		return nil
+		return nil //nolint:nilerr // it is told as a leak
 	}
 	return m.unnamedLeaks(s, keep, r)
 }

@@ -29,6 +29,7 @@ func (m *Manager) lostJournal(name string, cause error) *journal {
 	for _, n := range captureNumbers(m.cfg.Data.Sandbox(name).Captures()) {
 		if _, man, err := readCapture(m.cfg.Data.Sandbox(name).Capture(n)); err == nil {
 			j.Generation, j.Runtime = max(j.Generation, man.Generation+missed), man.Runtime
+			j.TemplateName, j.Template = man.TemplateName, man.Template // which must not be swept away
 		}
 	}
 	j.Isolation = m.runtimeOf(j.Runtime).Isolation()
