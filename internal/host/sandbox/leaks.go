@@ -282,7 +282,7 @@ func (m *Manager) sandboxLeaks(ctx context.Context, r *leakReport) error {
 func (m *Manager) insideLeaks(s *Sandbox, r *leakReport) error {
 	j := s.journal()
 	settled := j.State == Paused || j.State == Running || j.State == Failed || j.State == Lost
-	if !settled || j.Pending != 0 || s.gone() != nil {
+	if here := s.gone() == nil; !here || !settled || j.Pending != 0 {
 		return nil
 	}
 	stages, err := filepath.Glob(filepath.Join(s.dir.Captures(), ".tmp-*"))
@@ -296,7 +296,7 @@ func (m *Manager) insideLeaks(s *Sandbox, r *leakReport) error {
 	if err != nil {
 		l := Leak{Kind: "sandbox", Name: j.ID, Detail: fmt.Sprintf("its save %d is not whole: %s", j.Capture, fault.Message(err))}
 		r.keep(l, "it cannot be resumed from that; see `roost resume --cold "+j.ID+"`, or remove it: roost rm "+j.ID)
-		return nil //nolint:nilerr // it is told as a leak
+		return nil
 	}
 	return m.unnamedLeaks(s, keep, r)
 }
