@@ -59,7 +59,8 @@ func (r *Runtime) baseMemory(ctx context.Context, path string, memoryMB int) (*r
 	if path == "" {
 		return bootMemory(memoryMB, false)
 	}
-	return sharedRAM(path)(r.cache.Get(ctx, path, memoryBytes(memoryMB)))
+	base, err := sharedRAM(path)(r.cache.Get(ctx, path, memoryBytes(memoryMB)))
+	return base, missing(err, "template memory "+path)
 }
 
 // takeBack shares the template memory that an adopted VM already holds, so that it is not

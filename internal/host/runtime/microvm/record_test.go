@@ -10,6 +10,7 @@ import (
 
 	"github.com/roosthq/roost/internal/fault"
 	"github.com/roosthq/roost/internal/host/disk"
+	"github.com/roosthq/roost/internal/host/disk/qcow2"
 	"github.com/roosthq/roost/internal/host/memory"
 	"github.com/roosthq/roost/internal/host/paths"
 	"github.com/roosthq/roost/internal/host/runtime"
@@ -90,6 +91,14 @@ func TestDeviceStateIsVerified(t *testing.T) {
 	_, err = openState(path, "")
 	require.Equal(t, fault.DataLoss, fault.KindOf(err), "%v", err)
 	require.ErrorContains(t, err, "missing")
+}
+
+// A capture whose template's memory is gone is damaged; it is not the sandbox that is not found.
+func TestMissingTemplateMemory(t *testing.T) {
+	t.Parallel()
+	_, err := New(nil, qcow2.New()).baseMemory(t.Context(), filepath.Join(t.TempDir(), "memory"), 256)
+	require.Equal(t, fault.DataLoss, fault.KindOf(err), "%v", err)
+	require.Contains(t, fault.HintOf(err), "roost resume --cold ID")
 }
 
 // A damaged earlier capture does not keep a sandbox from a whole new one.

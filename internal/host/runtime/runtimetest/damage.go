@@ -96,7 +96,7 @@ func (s *suite) testFlips(t *testing.T) {
 			continue
 		}
 		d.where = r.Float64()
-		next.refuses(c, name, d)
+		_ = next.refuses(c, name, d) // it wants what it returns
 	}
 	next.start(c)
 	next.goesOn(tick, next.ticks(tick))

@@ -15,6 +15,9 @@
 // At the end of each case all of its sandboxes are stopped and discarded, and nothing may be
 // left of them: no process of the uid, no user of the namespace, no live disk.
 //
+// Captures are damaged at random places: ROOST_FLIPS says how many (a soak sets more than the
+// few that there are otherwise), ROOST_FLIPS_SEED repeats a run.
+//
 // No case waits for a time: each waits for an event, with a limit that a slow machine keeps.
 // That user processes stand still is seen by what they have written, not by waiting.
 package runtimetest
