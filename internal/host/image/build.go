@@ -21,7 +21,10 @@ const BuildTimeout = 20 * time.Minute
 type Progress struct {
 	// Step for people: "fetch and unpack the kernel".
 	Step string
-	Done bool
+	// Detail is how far a step is that takes long: "312 MB". It is reported any number of times
+	// between the step's begin, which has none, and its end.
+	Detail string
+	Done   bool
 	// Err is how the step ended, nil if well.
 	Err error
 	// Elapsed is how long a done step took.
@@ -52,9 +55,12 @@ func (s *Store) Build(ctx context.Context, r Recipe, o BuildOptions) (t Template
 	if err := r.Validate(); err != nil {
 		return Template{}, err
 	}
-	if os.Geteuid() != 0 {
-		return Template{}, fault.New(fault.PermissionDenied, "build template", r.Name, "not root").
-			WithHint("run it with sudo: the build makes users and device nodes")
+	if err := needRoot(r.Name); err != nil {
+		return Template{}, err
+	}
+	if t, err := s.Template(r.Name); err == nil && t.Made != nil {
+		return Template{}, fault.New(fault.AlreadyExists, "build template", r.Name, "a template made of a sandbox has the name").
+			WithHint("delete that one: roost template rm " + r.Name)
 	}
 	ctx, cancel := context.WithTimeout(ctx, BuildTimeout)
 	defer cancel()
@@ -63,7 +69,7 @@ func (s *Store) Build(ctx context.Context, r Recipe, o BuildOptions) (t Template
 		return Template{}, err
 	}
 	defer func() { err = errors.Join(err, work.remove()) }()
-	b := &build{store: s, recipe: r, work: work, options: o}
+	b := &build{store: s, recipe: r, work: work, options: o, steps: steps{to: o.Report}}
 	t, err = b.run(ctx)
 	return t, fault.Wrap(err, "build template", r.Name)
 }
@@ -73,7 +79,7 @@ type build struct {
 	recipe  Recipe
 	work    *workspace
 	options BuildOptions
-	mu      sync.Mutex // one report at a time
+	steps
 }
 
 func (b *build) run(ctx context.Context) (Template, error) {
@@ -95,7 +101,7 @@ func (b *build) run(ctx context.Context) (Template, error) {
 		return Template{}, err
 	}
 	d.KernelVersion = kernel.version
-	d.name(kernel.modules)
+	d.nameFiles(kernel.modules)
 	var t Template
 	err := b.step("check and publish the template", func() (err error) {
 		t, err = b.store.publish(d)
@@ -104,11 +110,18 @@ func (b *build) run(ctx context.Context) (Template, error) {
 	return t, err
 }
 
-// name lists the draft's files.
-func (d *draft) name(modules []string) {
-	d.Kernel = File{Name: "vmlinuz", Path: filepath.Join(d.kernelDir, "vmlinuz")}
-	d.Disk = File{Name: "disk.ext4", Path: filepath.Join(d.diskDir, "disk.ext4")}
-	d.Tree = File{Name: "tree.erofs", Path: filepath.Join(d.treeDir, "tree.erofs")}
+// Names of a template's files; modules have their own.
+const (
+	kernelName = "vmlinuz"
+	diskName   = "disk.ext4"
+	treeName   = "tree.erofs"
+)
+
+// nameFiles lists the draft's files. Modules are without ".ko".
+func (d *draft) nameFiles(modules []string) {
+	d.Kernel = File{Name: kernelName, Path: filepath.Join(d.kernelDir, kernelName)}
+	d.Disk = File{Name: diskName, Path: filepath.Join(d.diskDir, diskName)}
+	d.Tree = File{Name: treeName, Path: filepath.Join(d.treeDir, treeName)}
 	for _, m := range modules {
 		d.Modules = append(d.Modules, File{Name: m + ".ko", Path: filepath.Join(d.kernelDir, m+".ko")})
 	}
@@ -147,13 +160,13 @@ func (b *build) root(ctx context.Context) (diskDir, treeDir string, err error) {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
 		diskDir, err = b.rootForm("disk", func(dir string) error {
-			return makeDisk(ctx, b.recipe, root, filepath.Join(dir, "disk.ext4"))
+			return makeDisk(ctx, b.recipe.form(), root, filepath.Join(dir, diskName))
 		})
 		return err
 	})
 	g.Go(func() (err error) {
 		treeDir, err = b.rootForm("tree", func(dir string) error {
-			return makeTree(ctx, b.recipe, root, filepath.Join(dir, "tree.erofs"))
+			return makeTree(ctx, b.recipe.form(), root, filepath.Join(dir, treeName))
 		})
 		return err
 	})
@@ -186,18 +199,32 @@ func (b *build) dirs(part string) (cache, work string, err error) {
 	return cache, work, err
 }
 
-func (b *build) step(name string, f func() error) error {
-	b.report(Progress{Step: name})
+func needRoot(name string) error {
+	if os.Geteuid() == 0 {
+		return nil
+	}
+	return fault.New(fault.PermissionDenied, "build template", name, "not root").
+		WithHint("run it with sudo: the build makes users and device nodes")
+}
+
+// steps reports what is being done, one report at a time.
+type steps struct {
+	to func(Progress)
+	mu sync.Mutex
+}
+
+func (s *steps) step(name string, f func() error) error {
+	s.report(Progress{Step: name})
 	start := time.Now()
 	err := f()
-	b.report(Progress{Step: name, Done: true, Err: err, Elapsed: time.Since(start)})
+	s.report(Progress{Step: name, Done: true, Err: err, Elapsed: time.Since(start)})
 	return err
 }
 
-func (b *build) report(p Progress) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.options.Report != nil {
-		b.options.Report(p)
+func (s *steps) report(p Progress) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.to != nil {
+		s.to(p)
 	}
 }

@@ -11,21 +11,22 @@ import (
 )
 
 // makeTree writes an EROFS image with the content of root, and no mount. Equal content gives
-// equal bytes: times after sourceDate become sourceDate (mkfs.erofs reads SOURCE_DATE_EPOCH),
+// equal bytes: times after the form's epoch become the epoch (mkfs.erofs reads SOURCE_DATE_EPOCH),
 // earlier ones stay.
 //
 // gVisor maps files straight from the image, so their data must not lie inside inodes
-// (noinline_data: with it, reads fail with EFAULT) and is not compressed.
-func makeTree(ctx context.Context, r Recipe, root, tree string) error {
+// (noinline_data: with it, reads fail with EFAULT) and is not compressed. It knows no extended
+// attributes of EROFS and refuses a file that has some, so the tree has none (-x-1).
+func makeTree(ctx context.Context, r rootForm, root, tree string) error {
 	tool := command{
-		env: []string{"SOURCE_DATE_EPOCH=" + sourceDate}, packageName: "erofs-utils",
+		env: []string{"SOURCE_DATE_EPOCH=" + r.epoch}, packageName: "erofs-utils",
 	}
-	err := tool.run(ctx, "mkfs.erofs", "--quiet", "-Enoinline_data,force-inode-extended",
-		"-U"+uuidOf("tree of "+r.Name), tree, root)
+	err := tool.run(ctx, "mkfs.erofs", "--quiet", "-x-1", "-Enoinline_data,force-inode-extended",
+		"-U"+uuidOf("tree of "+r.name), tree, root)
 	if err != nil {
-		return fault.Wrap(err, "make tree of template", r.Name)
+		return fault.Wrap(err, "make tree of template", r.name)
 	}
-	return fault.Wrap(checkTree(tree), "check tree of template", r.Name)
+	return fault.Wrap(checkTree(tree), "check tree of template", r.name)
 }
 
 // The superblock, as the kernel's fs/erofs/erofs_fs.h has it.

@@ -37,7 +37,7 @@ func smallTree(t *testing.T, names ...string) (root, tree string) {
 	require.NoError(t, os.Symlink("a", filepath.Join(root, "etc", "soft")))
 	require.NoError(t, os.Chmod(path, 0o755|os.ModeSetuid))
 	require.NoError(t, makeMountPoints(root))
-	require.NoError(t, makeTree(t.Context(), Recipe{Name: "small"}, root, tree))
+	require.NoError(t, makeTree(t.Context(), Recipe{Name: "small"}.form(), root, tree))
 	return root, tree
 }
 
@@ -125,7 +125,7 @@ func TestDamagedTreeIsRefused(t *testing.T) {
 
 func TestMissingToolNamesItsPackage(t *testing.T) { //nolint:paralleltest // sets the environment
 	t.Setenv("PATH", t.TempDir())
-	err := makeTree(t.Context(), Recipe{Name: "small"}, t.TempDir(), filepath.Join(t.TempDir(), "tree"))
+	err := makeTree(t.Context(), Recipe{Name: "small"}.form(), t.TempDir(), filepath.Join(t.TempDir(), "tree"))
 	require.Equal(t, fault.FailedPrecondition, fault.KindOf(err))
 	require.ErrorContains(t, err, "mkfs.erofs")
 	require.Contains(t, fault.HintOf(err), "erofs-utils")

@@ -38,7 +38,7 @@ func smallDisk(t *testing.T) string {
 	require.NoError(t, os.Link(filepath.Join(root, "etc", "hostname"), filepath.Join(root, "etc", "again")))
 	require.NoError(t, os.Chown(filepath.Join(root, "etc", "hostname"), 1000, 1000))
 	disk := filepath.Join(dir, "disk.ext4")
-	require.NoError(t, makeDisk(t.Context(), Recipe{Name: "small", SlackMB: 16}, root, disk))
+	require.NoError(t, makeDisk(t.Context(), Recipe{Name: "small", SlackMB: 16}.form(), root, disk))
 	return disk
 }
 
@@ -93,12 +93,13 @@ func TestSmallDiskGrowsTo100GB(t *testing.T) {
 func TestContentCountsHardLinksOnce(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	empty, err := contentBytes(dir)
+	empty, err := measure(dir)
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "a"), make([]byte, 10_000), 0o600))
 	require.NoError(t, os.Link(filepath.Join(dir, "a"), filepath.Join(dir, "b")))
 	require.NoError(t, os.Symlink("a", filepath.Join(dir, "c")))
-	got, err := contentBytes(dir)
+	got, err := measure(dir)
 	require.NoError(t, err)
-	require.EqualValues(t, 3*blockBytes, got-empty)
+	require.EqualValues(t, 3*blockBytes, got.bytes-empty.bytes)
+	require.EqualValues(t, 2, got.files-empty.files)
 }

@@ -52,7 +52,7 @@ func smallDraft(t *testing.T, s *Store, name, kernel, disk string) (*workspace, 
 	require.NoError(t, err)
 	d.treeDir, err = work.mkdir("tree")
 	require.NoError(t, err)
-	d.name([]string{"virtio", "virtio_blk"})
+	d.nameFiles([]string{"virtio", "virtio_blk"})
 	for path, content := range map[string]string{
 		d.Kernel.Path: kernel, d.Disk.Path: disk, d.Tree.Path: "tree of " + disk, d.Modules[0].Path: "module one", d.Modules[1].Path: "module two",
 	} {

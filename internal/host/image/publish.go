@@ -5,9 +5,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/roosthq/roost/internal/failpoint"
+	"github.com/roosthq/roost/internal/fault"
 )
 
 // draft is a template whose files still lie in a workspace.
@@ -29,6 +31,10 @@ func (s *Store) publish(d draft) (Template, error) {
 		if err := s.completeManifests(); err != nil {
 			return err
 		}
+		if taken, err := s.takes(d); err != nil || taken.Digest != "" {
+			t = taken
+			return err
+		}
 		added, err := s.addBlobs(&d)
 		if err == nil {
 			err = failpoint.Hit("image.publish.commit")
@@ -48,13 +54,42 @@ func (s *Store) publish(d draft) (Template, error) {
 	return t, fail(err, "publish template", d.Name)
 }
 
+// takes refuses a name that another template has; a recipe's build takes its name from its older
+// one. A template that is there already is the answer.
+func (s *Store) takes(d draft) (Template, error) {
+	if d.Made == nil {
+		return Template{}, nil
+	}
+	t, err := s.Template(d.Name)
+	switch {
+	case fault.Is(err, fault.NotFound):
+		return Template{}, nil
+	case err != nil:
+		return Template{}, err
+	case t.Digest == d.Digest:
+		return t, nil
+	}
+	return Template{}, taken(d.Name)
+}
+
+func taken(name string) error {
+	return fault.New(fault.AlreadyExists, "take template name", name, "another template has it").
+		WithHint("choose another name, or delete that one: roost template rm " + name)
+}
+
 // measure hashes the files and makes them durable and read-only, before any lock is taken.
 func (d *draft) measure() error {
+	var g errgroup.Group // disk and tree are large
 	for _, f := range d.pointers() {
-		var err error
-		if f.SHA256, f.SizeBytes, err = hashFile(f.Path); err != nil {
+		g.Go(func() (err error) {
+			f.SHA256, f.SizeBytes, err = f.hash()
 			return err
-		}
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	for _, f := range d.pointers() {
 		if err := os.Chmod(f.Path, 0o400); err != nil {
 			return err
 		}
@@ -158,7 +193,7 @@ func (s *Store) namedBlobs() (map[string]bool, error) {
 				return nil, fail(err, "read manifest", path)
 			}
 			for _, f := range t.files() {
-				named[strings.Split(filepath.ToSlash(f.Path)+"//", "/")[1]] = true
+				named[blobOf(f)] = true
 			}
 		}
 	}

@@ -20,6 +20,8 @@ type File struct {
 	Path      string `json:"path"`
 	SizeBytes int64  `json:"size_bytes"`
 	SHA256    string `json:"sha256"`
+	// Sparse: SHA256 is of the content with its blocks of zeros counted and not read (hashSparse).
+	Sparse bool `json:"sparse,omitempty"`
 }
 
 // Template is what sandboxes start from.
@@ -43,6 +45,9 @@ type Template struct {
 	DiskBytes int64 `json:"disk_bytes"`
 	// SizeBytes is the real use on this host's disk.
 	SizeBytes int64 `json:"size_bytes"`
+	// Made is set of a template that was made of a sandbox, which can be removed; nil of one that
+	// the host builds from a recipe.
+	Made *Made `json:"made,omitempty"`
 }
 
 // KernelPath is the bzImage.
@@ -84,7 +89,7 @@ func (t Template) Verify() error {
 
 // Verify reads the file and compares it with its digest.
 func (f File) Verify() error {
-	sum, size, err := hashFile(f.Path)
+	sum, size, err := f.hash()
 	if err != nil {
 		return fail(err, "read", f.Path)
 	}
@@ -93,6 +98,13 @@ func (f File) Verify() error {
 			WithHint("build the template again: roost template build")
 	}
 	return nil
+}
+
+func (f File) hash() (sum string, size int64, err error) {
+	if f.Sparse {
+		return hashSparse(f.Path)
+	}
+	return hashFile(f.Path)
 }
 
 func (t Template) files() []File {

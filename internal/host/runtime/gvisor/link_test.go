@@ -79,12 +79,12 @@ func TestLinkRefuses(t *testing.T) {
 	for name, spoil := range map[string]func(){
 		"cut":     func() { require.NoError(t, os.Truncate(filepath.Join(c.Dir, pagesFile), 1)) },
 		"missing": func() { require.NoError(t, os.Remove(filepath.Join(c.Dir, pagesFile))) },
-		"a link":  func() {
+		"a link": func() {
 			require.NoError(t, os.Remove(filepath.Join(c.Dir, pagesFile)))
 			require.NoError(t, os.Symlink("/etc/passwd", filepath.Join(c.Dir, pagesFile)))
 		},
-		"record":  func() { c.Record = json.RawMessage("{") },
-		"names":   func() { c.Record = json.RawMessage(`{"files":[{"name":"../x"}]}`) },
+		"record": func() { c.Record = json.RawMessage("{") },
+		"names":  func() { c.Record = json.RawMessage(`{"files":[{"name":"../x"}]}`) },
 	} {
 		c = smallCapture(t, c.Dir)
 		spoil()
