@@ -104,9 +104,9 @@ func (s *Service) remove(ctx context.Context, l *Leak) {
 	case "sandbox":
 		err = s.destroy(ctx, l.GetName())
 	case "snapshot":
-		err = s.templates.DropSnapshot(ctx, l.GetName())
+		_, err = s.templates.DropStraySnapshot(ctx, l.GetName())
 	case "template":
-		err = s.templates.DropTemplate(ctx, l.GetName())
+		_, err = s.templates.DropStrayTemplate(ctx, l.GetName())
 	default:
 		err = errors.New("there is no way to remove a " + l.GetKind())
 	}

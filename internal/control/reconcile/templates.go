@@ -19,8 +19,7 @@ func (l *Loop) followTemplates(ctx context.Context, r *Result) error {
 	if err != nil {
 		return err
 	}
-	l.strays(ctx, rows, inv, r)
-	return errors.Join(l.Templates.SyncWith(ctx, rows, inv.Templates),
+	return errors.Join(l.strays(ctx, rows, inv, r), l.Templates.SyncWith(ctx, rows, inv.Templates),
 		l.resting(ctx, rows, inv, r), l.unfinished(ctx, rows, r))
 }
 
@@ -41,7 +40,8 @@ func (l *Loop) resting(ctx context.Context, rows []*store.Template, inv template
 			next, changed = template.Heal(row, found, now)
 			if changed && next.SnapshotID != row.SnapshotID && found.Damage != "" {
 				// Memory that no row will know any more.
-				errs = append(errs, l.Templates.DropSnapshot(ctx, row.SnapshotID))
+				_, err = l.Templates.DropStraySnapshot(ctx, row.SnapshotID)
+				errs = append(errs, err)
 			}
 		}
 		if !changed {
@@ -89,21 +89,37 @@ func (l *Loop) unfinished(ctx context.Context, rows []*store.Template, r *Result
 }
 
 // strays reports what the host has without a row. One that came after the rows were read
-// has its row by now.
-func (l *Loop) strays(ctx context.Context, rows []*store.Template, inv template.Inventory, r *Result) {
-	snapshots, templates := inv.StraySnapshots(rows), inv.StrayTemplates(rows)
-	if len(snapshots)+len(templates) == 0 {
-		return
+// has its row by now; one whose row was erased before the host was done is dropped.
+func (l *Loop) strays(ctx context.Context, rows []*store.Template, inv template.Inventory, r *Result) error {
+	if len(inv.StraySnapshots(rows))+len(inv.StrayTemplates(rows)) == 0 {
+		return nil
 	}
 	rows, err := l.Store.Templates(ctx, store.TemplateFilter{})
 	if err != nil {
-		l.Logger.Warn("strays not looked at", "error", err)
-		return
+		return err
 	}
+	var errs []error
 	for _, snap := range inv.StraySnapshots(rows) {
-		r.Strays = append(r.Strays, "snapshot "+snap.GetId())
+		drop := func() (bool, error) { return l.Templates.DropStraySnapshot(ctx, snap.GetId()) }
+		errs = append(errs, l.stray("snapshot "+snap.GetId(), l.Templates.Erased(snap.GetId()), drop, r))
 	}
 	for _, t := range inv.StrayTemplates(rows) {
-		r.Strays = append(r.Strays, "template "+t.GetName())
+		drop := func() (bool, error) { return l.Templates.DropStrayTemplate(ctx, t.GetName()) }
+		errs = append(errs, l.stray("template "+t.GetName(), l.Templates.ErasedName(t.GetName()), drop, r))
 	}
+	return errors.Join(errs...)
+}
+
+func (l *Loop) stray(what string, erased bool, drop func() (bool, error), r *Result) error {
+	if !erased {
+		r.Strays = append(r.Strays, what)
+		return nil
+	}
+	had, err := drop()
+	if err != nil || !had { // not there: it was on its way out when the list was made
+		return err
+	}
+	l.Logger.Warn("host finished what was given up; dropped", "what", what)
+	r.Leftovers++
+	return nil
 }

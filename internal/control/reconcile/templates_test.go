@@ -306,6 +306,36 @@ func TestStraysAreToldOnceAndLeftAlone(t *testing.T) {
 	require.NotNil(t, e.agent.Template("nobodys"))
 }
 
+// The host was still at work when its caller was given up: what comes after that goes.
+func TestAFinishAfterTheErase(t *testing.T) {
+	e := newEnv(t)
+	id := e.create()
+	snap, made := e.snapshot(id, "s"), e.makeTemplate("m", id)
+	late := []*hostv1.Snapshot{e.agent.Snapshot(snap.SnapshotID), e.agent.Snapshot(made.SnapshotID)}
+	template := e.agent.Template("m")
+	for _, name := range []string{"s", "m"} {
+		e.putTemplate(name, func(r *store.Template) { r.State, r.ClaimID, r.ClaimDeadline = store.TemplateCreating, "op", 1 })
+	}
+	e.agent.ForgetSnapshot(snap.SnapshotID)
+	e.agent.ForgetTemplate("m")
+	require.Equal(t, 2, e.round().Templates)
+	e.noTemplate("s")
+	e.noTemplate("m")
+	for _, s := range late {
+		e.agent.PutSnapshot(s)
+	}
+	e.agent.PutTemplate(template)
+	r := e.round()
+	require.Equal(t, 3, r.Leftovers)
+	require.Empty(t, r.Strays)
+	require.Nil(t, e.agent.Snapshot(snap.SnapshotID))
+	require.Nil(t, e.agent.Snapshot(made.SnapshotID))
+	require.Nil(t, e.agent.Template("m"))
+	e.advance(2 * time.Hour)
+	e.agent.PutTemplate(template)
+	require.Equal(t, []string{"template m"}, e.round().Strays, "after so long it is somebody else's")
+}
+
 func TestSandboxesOfAHostThatWentDown(t *testing.T) {
 	e := newEnv(t)
 	id := e.create()

@@ -114,6 +114,7 @@ func (s *Service) erase(ctx context.Context, mine *Template) error {
 	ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), waitLimit)
 	defer cancel()
 	if err == nil {
+		s.erased.note(s.now(), "snapshot "+mine.SnapshotID, "template "+mine.Name)
 		_, err = s.store.RemoveTemplate(ctx, mine)
 		return err
 	}
@@ -137,11 +138,14 @@ func (s *Service) destroy(ctx context.Context, row *Template) error {
 	if row.SnapshotID == "" {
 		return nil
 	}
-	return s.DropSnapshot(ctx, row.SnapshotID)
+	return s.dropSnapshot(ctx, row.SnapshotID)
 }
 
+// dropTemplate has the host forget a template.
 func (s *Service) dropTemplate(ctx context.Context, name string) error {
-	err := s.DropTemplate(ctx, name)
+	err := forget(host.Repeat(ctx, func() (any, error) {
+		return s.client.DeleteTemplate(ctx, connect.NewRequest(&hostv1.DeleteTemplateRequest{Name: name}))
+	}))
 	if !fault.Is(err, fault.FailedPrecondition) {
 		return err
 	}
@@ -153,15 +157,8 @@ func (s *Service) dropTemplate(ctx context.Context, name string) error {
 	return nil
 }
 
-// DropTemplate has the host forget a template.
-func (s *Service) DropTemplate(ctx context.Context, name string) error {
-	return forget(host.Repeat(ctx, func() (any, error) {
-		return s.client.DeleteTemplate(ctx, connect.NewRequest(&hostv1.DeleteTemplateRequest{Name: name}))
-	}))
-}
-
-// DropSnapshot has the host forget a snapshot.
-func (s *Service) DropSnapshot(ctx context.Context, id string) error {
+// dropSnapshot has the host forget a snapshot.
+func (s *Service) dropSnapshot(ctx context.Context, id string) error {
 	return forget(host.Repeat(ctx, func() (any, error) {
 		return s.client.DeleteSnapshot(ctx, connect.NewRequest(&hostv1.DeleteSnapshotRequest{SnapshotId: id}))
 	}))

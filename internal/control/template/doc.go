@@ -24,4 +24,7 @@
 // deadline. A delete marks the row first and repeats until the host has let go of all: a
 // row that is still deleting is erased again by the reconciler. What was made of a template
 // never needs it: the host keeps the bytes as long as somebody stands on them.
+//
+// A host that finishes a call after its row was erased leaves a stray: this process knows it
+// for an hour and drops it. Other strays are reported, and dropped when somebody asks.
 package template

@@ -2,9 +2,7 @@ package template
 
 import (
 	"context"
-	"maps"
 	"reflect"
-	"slices"
 	"time"
 
 	"connectrpc.com/connect"
@@ -153,25 +151,4 @@ func takeSnapshot(row *Template, snap *hostv1.Snapshot) {
 	if len(snap.GetPhases()) > 0 {
 		row.Phases = host.Phases(snap.GetPhases())
 	}
-}
-
-// StraySnapshots are those that no row knows.
-func (i Inventory) StraySnapshots(rows []*Template) []*hostv1.Snapshot {
-	left := maps.Clone(i.Snapshots)
-	for _, row := range rows {
-		delete(left, row.SnapshotID)
-	}
-	return slices.Collect(maps.Values(left))
-}
-
-// StrayTemplates are those that somebody made and no row knows.
-func (i Inventory) StrayTemplates(rows []*Template) []*hostv1.Template {
-	left := maps.Clone(i.Templates)
-	for _, row := range rows {
-		if row.Type == Base {
-			delete(left, row.Name)
-		}
-	}
-	maps.DeleteFunc(left, func(_ string, t *hostv1.Template) bool { return t.GetBuiltByHost() })
-	return slices.Collect(maps.Values(left))
 }

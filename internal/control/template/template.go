@@ -59,6 +59,7 @@ type Service struct {
 	client hostv1connect.HostServiceClient
 	log    *slog.Logger
 	now    func() time.Time
+	erased ledger
 }
 
 // New makes a Service; Stop ends it.
