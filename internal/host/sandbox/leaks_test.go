@@ -279,9 +279,11 @@ func TestWhatIsMissingIsTold(t *testing.T) {
 		require.Error(t, err, "%v", snap)
 		require.NoError(t, os.MkdirAll(h.Data.Snapshot(id("s")), 0o700))
 		require.NoError(t, os.WriteFile(filepath.Join(h.Data.Snapshot(id("s")), "manifest.json"), raw, 0o600))
+		want := []string{"network slot 500", "sandbox " + b, "sandbox " + c, "snapshot " + id("s")}
+		soon(t, "nobody is at them any more", func() bool { names, _ := h.leaks(false); return slices.Equal(want, names) })
 		for _, fix := range []bool{false, true} {
 			names, all := h.leaks(fix)
-			require.Equal(t, []string{"network slot 500", "sandbox " + b, "sandbox " + c, "snapshot " + id("s")}, names)
+			require.Equal(t, want, names)
 			for _, l := range all {
 				require.False(t, l.Removed)
 				require.Equal(t, fix, l.Error != "", "%+v", l)

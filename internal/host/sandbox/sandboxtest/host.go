@@ -60,7 +60,7 @@ func New(t testing.TB, kinds ...Kind) *Host {
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
 	n := int(installations.Add(1))
 	h := &Host{
-		Data: paths.Data(dir), UIDs: uids.Block(2_000_000 + n*uids.BlockSize),
+		Data: paths.Data(dir), UIDs: block(n),
 		Installation: installationID(n), Log: slog.New(slog.NewTextHandler(io.Discard, nil)), t: t,
 	}
 	if len(kinds) == 0 {
@@ -84,6 +84,13 @@ func New(t testing.TB, kinds ...Kind) *Host {
 		require.NoError(t, h.Network.Uninstall(context.WithoutCancel(t.Context())))
 	})
 	return h
+}
+
+// block is for the n-th host of this process: tests of other processes, which run beside, use
+// others, or each would end what it finds of theirs.
+func block(n int) uids.Block {
+	const processes, hosts = 512, 1000
+	return uids.Block(2_000_000 + (os.Getpid()%processes*hosts+n%hosts+1)*uids.BlockSize)
 }
 
 func installationID(n int) string {
