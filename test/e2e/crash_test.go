@@ -23,6 +23,8 @@ type crash struct {
 	// vm: with virtual machines too. What the runtime left behind differs there; what a destroy
 	// does, and what lies between two files of ours, does not.
 	vm bool
+	// apart: only where memory and disk are apart, which is with virtual machines.
+	apart bool
 	// always: not in the soak alone.
 	always bool
 }
@@ -91,9 +93,9 @@ var crashes = []crash{
 	{op: "resume", point: "sandbox.resume.started", ends: paused, always: true},
 	{op: "resume", point: "sandbox.settle.written", ends: running, always: true},
 
-	{op: "rescue", point: "sandbox.rescue.salvaged", vm: true, always: true},
-	{op: "rescue", point: "sandbox.rescue.published", vm: true, always: true},
-	{op: "rescue", point: "sandbox.rescue.marked", vm: true, always: true},
+	{op: "rescue", point: "sandbox.rescue.salvaged", vm: true, apart: true, always: true},
+	{op: "rescue", point: "sandbox.rescue.published", vm: true, apart: true, always: true},
+	{op: "rescue", point: "sandbox.rescue.marked", vm: true, apart: true, always: true},
 	{op: "rescue", point: "sandbox.start.slot"},
 	{op: "rescue", point: "sandbox.start.launched", vm: true, always: true},
 	{op: "rescue", point: "sandbox.start.greeted", vm: true},
@@ -185,6 +187,6 @@ func eachOperation(t *testing.T, name string, trial func(*stage, crash)) {
 // rowsOf are an operation's rows for a runtime: in the soak all, else those that are always run.
 func rowsOf(op string, k kind) []crash {
 	return slices.DeleteFunc(slices.Clone(crashes), func(c crash) bool {
-		return c.op != op || (k.virtual && !c.vm) || (!trials.Soaking() && !c.always)
+		return c.op != op || (k.virtual && !c.vm) || (!k.virtual && c.apart) || (!trials.Soaking() && !c.always)
 	})
 }

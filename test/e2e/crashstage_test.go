@@ -165,7 +165,29 @@ func (s *stage) failedAt(c crash) {
 	if s.op.own {
 		s.run(s.op.args(s)...) // what could not be ended is ended by whoever comes next
 	}
+	s.unstick()
 	s.endsAs(c, s.op.begins) // also what was committed may be taken back, by who still lives
+}
+
+// unstick: what failed after its commit is finished by the collector, within a minute, and the row
+// follows at the end of its claim, after minutes. A new start does both at once.
+func (s *stage) unstick() {
+	s.t.Helper()
+	for _, j := range s.journals() {
+		if slices.Contains([]string{"pausing", "resuming", "snapshotting"}, j.State) {
+			s.t.Logf("the sandbox is %s: the server is started anew", j.State)
+			s.stop()
+			s.up()
+			return
+		}
+	}
+	for _, row := range s.list() {
+		if row.State == v1.Pausing || row.State == v1.Resuming {
+			s.stop()
+			s.up()
+			return
+		}
+	}
 }
 
 // endsAs: the sandbox is what the row says, and the installation is sound.
