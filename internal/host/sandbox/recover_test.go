@@ -298,7 +298,8 @@ const foreignUID = 2_000_000
 func sleeper(t *testing.T, uid int) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command("/bin/sleep", "60")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)}, Pdeathsig: syscall.SIGKILL}
+	// No Pdeathsig: that is sent when the thread ends that started it, as threads of namespaces do.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)}}
 	require.NoError(t, cmd.Start())
 	t.Cleanup(func() { _ = cmd.Process.Kill() })
 	return cmd
