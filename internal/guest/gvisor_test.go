@@ -161,6 +161,14 @@ func (g *gvisor) image(t *testing.T) {
 	} {
 		require.NoError(t, os.WriteFile(filepath.Join(tree, "etc", name), []byte(text), 0o644))
 	}
+	// As a template that was made of a sandbox has it.
+	var list []byte
+	for path, value := range map[string]string{"usr/bin/suid-id": capability, "usr/bin/env": rawCapability} {
+		line, err := json.Marshal(map[string]any{"path": []byte(path), "name": "security.capability", "value": []byte(value)})
+		require.NoError(t, err)
+		list = append(list, line...)
+	}
+	require.NoError(t, os.WriteFile(tree+"/.roost-attributes", list, 0o600))
 	out, err := exec.Command("mkfs.erofs", "-Enoinline_data,force-inode-extended", filepath.Join(g.dir, "tree.erofs"), tree).CombinedOutput()
 	require.NoError(t, err, "apt-get install erofs-utils: %s", out)
 }

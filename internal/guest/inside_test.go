@@ -233,7 +233,7 @@ func (c *client) export(ctx context.Context) error {
 	}
 	const sparse = "/home/user/sparse"
 	if err := errors.Join(os.WriteFile(sparse, []byte("begin"), 0o644), os.Truncate(sparse, 1<<30),
-		unix.Setxattr("/usr/bin/suid-id", "security.capability", []byte(capability), 0), unix.Mount("tmpfs", "/var", "tmpfs", 0, ""),
+		unix.Mount("tmpfs", "/var", "tmpfs", 0, ""),
 		os.WriteFile("/var/hidden", nil, 0o644)); err != nil {
 		return err
 	}
@@ -265,13 +265,18 @@ func (c *client) export(ctx context.Context) error {
 		text("usr/bin/suid-id", &tar.Header{Typeflag: tar.TypeReg, Mode: 0o4755}), text("bin", &tar.Header{Typeflag: tar.TypeSymlink, Mode: 0o777, Linkname: "usr/bin"}),
 		want("machine id", found["etc/machine-id"].Size, 0), want("host name", found["etc/hostname"].Size, int64(len("roost\n"))),
 		want("an attribute", found["home/user/"].PAXRecords["SCHILY.xattr.user.roost"], "value"),
-		want("a capability", found["usr/bin/suid-id"].PAXRecords["SCHILY.xattr.security.capability"], capability),
+		want("the list of attributes", found[".roost-attributes"] == nil, true),
+		want("a capability that nobody has", found["usr/bin/env"].PAXRecords["SCHILY.xattr.security.capability"], ""),
+		want("a capability of the tree's", found["usr/bin/suid-id"].PAXRecords["SCHILY.xattr.security.capability"], capability),
 		want("a hole", found["home/user/sparse"].PAXRecords["ROOST.sparse.size"], "1073741824"),
 		want("bytes are the root's and no hole's", bytes < 200<<20, true), unix.Unmount("/var", 0))
 }
 
-// capability is cap_net_raw=ep.
-const capability = "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
+// capability is cap_chown=ep, rawCapability cap_net_raw=ep, which gVisor gives nobody.
+const (
+	capability    = "\x01\x00\x00\x02\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
+	rawCapability = "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
+)
 
 func (c *client) stream(ctx context.Context) (map[string]*tar.Header, int64, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, guestURL+"/roost/export", nil)

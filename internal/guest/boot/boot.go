@@ -54,6 +54,9 @@ func Inside(hostname, dns string) error {
 	ignoreSignals()
 	environment()
 	linkDevices()
+	if err := attributes("/"); err != nil {
+		Say("%v (going on without)", err)
+	}
 	return names(hostname, dns)
 }
 

@@ -16,7 +16,8 @@ import (
 //
 // gVisor maps files straight from the image, so their data must not lie inside inodes
 // (noinline_data: with it, reads fail with EFAULT) and is not compressed. It knows no extended
-// attributes of EROFS and refuses a file that has some, so the tree has none (-x-1).
+// attributes of EROFS and refuses a file that has some, so the tree has none (-x-1); see
+// attributes.go for those of templates that are made.
 func makeTree(ctx context.Context, r rootForm, root, tree string) error {
 	tool := command{
 		env: []string{"SOURCE_DATE_EPOCH=" + r.epoch}, packageName: "erofs-utils",

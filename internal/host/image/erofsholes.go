@@ -30,8 +30,11 @@ type holed struct {
 
 // makeSparseTree is makeTree for a root with sparse files, which mkfs.erofs would write out, zeros
 // and all. It gets empty ones in their place; their content follows behind the image that it made,
-// holes left out, and the inodes are told so. The root is of no use for anything else afterwards.
+// holes left out, and the inodes are told so. It also gets the list of attributes. The root is of no use for anything else afterwards.
 func makeSparseTree(ctx context.Context, f rootForm, root, aside, tree string) error {
+	if err := writeAttributes(ctx, root); err != nil {
+		return fail(err, "list attributes of", root)
+	}
 	files, err := takeOutHoles(ctx, root, aside)
 	if err != nil {
 		return fail(err, "take out sparse files of", root)

@@ -197,7 +197,7 @@ func (u *unpacker) metaOf(h *tar.Header) (meta, error) {
 			continue
 		}
 		name = strings.NewReplacer("%3D", "=", "%25", "%").Replace(name)
-		if !strings.HasPrefix(name, "user.") && name != "security.capability" || len(name) > 255 || strings.Contains(name, "\x00") {
+		if !keptAttribute(name) || len(name) > 255 || strings.Contains(name, "\x00") {
 			return m, refuse("the attribute " + strconv.QuoteToASCII(name))
 		}
 		m.attributes[name] = value
