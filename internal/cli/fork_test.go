@@ -70,5 +70,7 @@ func TestLeaks(t *testing.T) {
 	require.True(t, decode[v1.LeakList](t, r.stdout).Leaks[0].Removed)
 	require.Equal(t, "no leaks\n", s.ok(t, "doctor", "leaks", "--fix"))
 	require.Equal(t, 2, s.run(t, nil, "doctor", "leaks", "x").code)
+	require.Equal(t, 2, s.run(t, nil, "doctor", "leaks", "--with-data").code, "it goes with --fix")
+	s.ok(t, "doctor", "leaks", "--fix", "--with-data")
 	require.Equal(t, 2, s.run(t, nil, "doctor", "odd").code)
 }

@@ -11,7 +11,7 @@ import (
 )
 
 func (a *app) leaksCommand() *cobra.Command {
-	var fix bool
+	var fix leakFix
 	cmd := &cobra.Command{
 		Use:   "leaks",
 		Short: "List what exists on the server's host and belongs to nobody",
@@ -19,18 +19,30 @@ func (a *app) leaksCommand() *cobra.Command {
 installation: processes, network, disks, files, cgroups. --fix removes it. Roost does the same each minute
 by itself, so a line here twice is worth a report.
 
+Sandboxes, snapshots and templates that the host has and the database does not know hold data: --fix leaves
+them, unless --with-data says that nobody wants it. Look whether the database is an old one first.
+
 The exit code is 0 when there is nothing, or when --fix has removed it all; else 1.`,
 		Example: `  roost doctor leaks
   roost doctor leaks --fix
   roost doctor leaks --json | jq '[.leaks[].bytes] | add'`,
 		Args: takes(),
-		RunE: a.run(func(ctx context.Context, c *client, _ []string) error { return a.leaks(ctx, c, fix) }),
 	}
-	cmd.Flags().BoolVar(&fix, "fix", false, "remove them")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if fix.withData && !fix.fix {
+			return usage(cmd, "--with-data goes with --fix")
+		}
+		return a.run(func(ctx context.Context, c *client, _ []string) error { return a.leaks(ctx, c, fix) })(cmd, args)
+	}
+	cmd.Flags().BoolVar(&fix.fix, "fix", false, "remove them")
+	cmd.Flags().BoolVar(&fix.withData, "with-data", false, "with --fix: also those that hold data")
 	return cmd
 }
 
-func (a *app) leaks(ctx context.Context, c *client, fix bool) error {
+// leakFix says what to remove.
+type leakFix struct{ fix, withData bool }
+
+func (a *app) leaks(ctx context.Context, c *client, fix leakFix) error {
 	progress := startBusy(a.json, "looking through the host")
 	found, err := c.leaks(ctx, fix)
 	progress.stop()
@@ -40,7 +52,7 @@ func (a *app) leaks(ctx context.Context, c *client, fix bool) error {
 	if a.json {
 		err = printJSON(os.Stdout, v1.LeakList{Leaks: append([]v1.Leak{}, found...)})
 	} else {
-		err = a.showLeaks(found, fix)
+		err = a.showLeaks(found, fix.fix)
 	}
 	if err != nil || leftOver(found) == 0 {
 		return err
@@ -48,9 +60,9 @@ func (a *app) leaks(ctx context.Context, c *client, fix bool) error {
 	return &exitError{code: exitFailed}
 }
 
-func (c *client) leaks(ctx context.Context, fix bool) ([]v1.Leak, error) {
-	if fix {
-		list, err := answer[v1.LeakList](c.api.RemoveLeaksWithResponse(ctx))
+func (c *client) leaks(ctx context.Context, fix leakFix) ([]v1.Leak, error) {
+	if fix.fix {
+		list, err := answer[v1.LeakList](c.api.RemoveLeaksWithResponse(ctx, &v1.RemoveLeaksParams{WithData: &fix.withData}))
 		return list.Leaks, err
 	}
 	list, err := answer[v1.LeakList](c.api.ListLeaksWithResponse(ctx))

@@ -541,6 +541,12 @@ type CreateAPIKeyJSONBody struct {
 	Name string `json:"name"`
 }
 
+// RemoveLeaksParams defines parameters for RemoveLeaks.
+type RemoveLeaksParams struct {
+	// WithData Also sandboxes, snapshots and templates that no row knows. They hold data: a row may be missing because the database is an old one.
+	WithData *bool `form:"with_data,omitempty" json:"with_data,omitempty"`
+}
+
 // ListSandboxesParams defines parameters for ListSandboxes.
 type ListSandboxesParams struct {
 	State *SandboxState `form:"state,omitempty" json:"state,omitempty"`
@@ -781,7 +787,7 @@ type ClientInterface interface {
 	// RemoveLeaks Remove what belongs to nobody, and say what that was.
 	//
 	// Corresponds with DELETE /v1/host/leaks (the `RemoveLeaks` operationId).
-	RemoveLeaks(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+	RemoveLeaks(ctx context.Context, params *RemoveLeaksParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListLeaks What exists on the host and belongs to nobody.
 	//
@@ -1123,8 +1129,8 @@ func (c *Client) GetHost(ctx context.Context, reqEditors ...RequestEditorFn) (*h
 // RemoveLeaks Remove what belongs to nobody, and say what that was.
 //
 // Corresponds with DELETE /v1/host/leaks (the `RemoveLeaks` operationId).
-func (c *Client) RemoveLeaks(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewRemoveLeaksRequest(c.Server)
+func (c *Client) RemoveLeaks(ctx context.Context, params *RemoveLeaksParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRemoveLeaksRequest(c.Server, params)
 	if err != nil {
 		return nil, err
 	}
@@ -1893,7 +1899,7 @@ func NewGetHostRequest(server string) (*http.Request, error) {
 }
 
 // NewRemoveLeaksRequest constructs an http.Request for the RemoveLeaks method
-func NewRemoveLeaksRequest(server string) (*http.Request, error) {
+func NewRemoveLeaksRequest(server string, params *RemoveLeaksParams) (*http.Request, error) {
 	var err error
 
 	serverURL, err := url.Parse(server)
@@ -1909,6 +1915,33 @@ func NewRemoveLeaksRequest(server string) (*http.Request, error) {
 	queryURL, err := serverURL.Parse(operationPath)
 	if err != nil {
 		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.WithData != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "with_data", *params.WithData, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
 	}
 
 	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
@@ -3445,7 +3478,7 @@ type ClientWithResponsesInterface interface {
 	// Returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with DELETE /v1/host/leaks (the `RemoveLeaks` operationId).
-	RemoveLeaksWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*RemoveLeaksResponse, error)
+	RemoveLeaksWithResponse(ctx context.Context, params *RemoveLeaksParams, reqEditors ...RequestEditorFn) (*RemoveLeaksResponse, error)
 
 	// ListLeaksWithResponse What exists on the host and belongs to nobody.
 	//
@@ -5372,8 +5405,8 @@ func (c *ClientWithResponses) GetHostWithResponse(ctx context.Context, reqEditor
 // Returns a wrapper object for the known response body format(s).
 //
 // Corresponds with DELETE /v1/host/leaks (the `RemoveLeaks` operationId).
-func (c *ClientWithResponses) RemoveLeaksWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*RemoveLeaksResponse, error) {
-	rsp, err := c.RemoveLeaks(ctx, reqEditors...)
+func (c *ClientWithResponses) RemoveLeaksWithResponse(ctx context.Context, params *RemoveLeaksParams, reqEditors ...RequestEditorFn) (*RemoveLeaksResponse, error) {
+	rsp, err := c.RemoveLeaks(ctx, params, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -6969,7 +7002,7 @@ type ServerInterface interface {
 	GetHost(w http.ResponseWriter, r *http.Request)
 	// RemoveLeaks Remove what belongs to nobody, and say what that was.
 	// (DELETE /v1/host/leaks)
-	RemoveLeaks(w http.ResponseWriter, r *http.Request)
+	RemoveLeaks(w http.ResponseWriter, r *http.Request, params RemoveLeaksParams)
 	// ListLeaks What exists on the host and belongs to nobody.
 	// (GET /v1/host/leaks)
 	ListLeaks(w http.ResponseWriter, r *http.Request)
@@ -7092,7 +7125,7 @@ func (_ Unimplemented) GetHost(w http.ResponseWriter, r *http.Request) {
 
 // RemoveLeaks Remove what belongs to nobody, and say what that was.
 // (DELETE /v1/host/leaks)
-func (_ Unimplemented) RemoveLeaks(w http.ResponseWriter, r *http.Request) {
+func (_ Unimplemented) RemoveLeaks(w http.ResponseWriter, r *http.Request, params RemoveLeaksParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -7358,8 +7391,27 @@ func (siw *ServerInterfaceWrapper) GetHost(w http.ResponseWriter, r *http.Reques
 // RemoveLeaks operation middleware
 func (siw *ServerInterfaceWrapper) RemoveLeaks(w http.ResponseWriter, r *http.Request) {
 
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params RemoveLeaksParams
+
+	// ------------- Optional query parameter "with_data" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "with_data", r.URL.Query(), &params.WithData, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "with_data"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "with_data", Err: err})
+		}
+		return
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.RemoveLeaks(w, r)
+		siw.Handler.RemoveLeaks(w, r, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -8771,6 +8823,7 @@ func (response GetHostdefaultJSONResponse) VisitGetHostResponse(w http.ResponseW
 }
 
 type RemoveLeaksRequestObject struct {
+	Params RemoveLeaksParams
 }
 
 type RemoveLeaksResponseObject interface {
@@ -10251,8 +10304,10 @@ func (sh *strictHandler) GetHost(w http.ResponseWriter, r *http.Request) {
 }
 
 // RemoveLeaks operation middleware
-func (sh *strictHandler) RemoveLeaks(w http.ResponseWriter, r *http.Request) {
+func (sh *strictHandler) RemoveLeaks(w http.ResponseWriter, r *http.Request, params RemoveLeaksParams) {
 	var request RemoveLeaksRequestObject
+
+	request.Params = params
 
 	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
 		return sh.ssi.RemoveLeaks(ctx, request.(RemoveLeaksRequestObject))

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	v1 "github.com/roosthq/roost/api/gen/v1"
+	"github.com/roosthq/roost/internal/control/leak"
 )
 
 // GetHost describes the host.
@@ -17,7 +18,7 @@ func (a *API) GetHost(ctx context.Context, _ v1.GetHostRequestObject) (v1.GetHos
 
 // ListLeaks says what exists on the host and belongs to nobody.
 func (a *API) ListLeaks(ctx context.Context, _ v1.ListLeaksRequestObject) (v1.ListLeaksResponseObject, error) {
-	found, err := a.leaks.List(ctx, false)
+	found, err := a.leaks.List(ctx, leak.Look)
 	if err != nil {
 		return nil, err
 	}
@@ -25,8 +26,12 @@ func (a *API) ListLeaks(ctx context.Context, _ v1.ListLeaksRequestObject) (v1.Li
 }
 
 // RemoveLeaks removes what belongs to nobody.
-func (a *API) RemoveLeaks(ctx context.Context, _ v1.RemoveLeaksRequestObject) (v1.RemoveLeaksResponseObject, error) {
-	found, err := a.leaks.List(ctx, true)
+func (a *API) RemoveLeaks(ctx context.Context, r v1.RemoveLeaksRequestObject) (v1.RemoveLeaksResponseObject, error) {
+	fix := leak.Debris
+	if or(r.Params.WithData, false) {
+		fix = leak.Everything
+	}
+	found, err := a.leaks.List(ctx, fix)
 	if err != nil {
 		return nil, err
 	}

@@ -1,7 +1,7 @@
 // Package leak finds what exists on the host and belongs to nobody: what the host finds by
 // its own journals, and the sandboxes, snapshots and templates that it has and no row knows.
-// Removing is asked for, never done alone: a row may be missing because the database is an
-// old one.
+// Removing is asked for, never done alone. What holds data is removed only when that is asked for
+// too: a row may be missing because the database is an old one.
 package leak
 
 import (
@@ -21,7 +21,21 @@ import (
 	"github.com/roosthq/roost/internal/undo"
 )
 
-const noRow = "the host has it, and no row of the control plane knows it"
+const (
+	noRow = "the host has it, and no row of the control plane knows it"
+	// holdsData is why fixing alone leaves it.
+	holdsData = "it holds data that somebody may want; `roost doctor leaks --fix --with-data` removes it"
+)
+
+// Fix says what to remove.
+type Fix int
+
+// The kinds of Fix: nothing, what holds no data, and everything.
+const (
+	Look Fix = iota
+	Debris
+	Everything
+)
 
 // Leak is something that belongs to nobody.
 type Leak = hostv1.Leak
@@ -38,22 +52,27 @@ func New(s *store.Store, client hostv1connect.HostServiceClient, templates *temp
 	return &Service{store: s, client: client, templates: templates}
 }
 
-// List finds leaks. With fix each is removed, or says why it could not be; a client that
-// leaves does not stop that half way.
-func (s *Service) List(ctx context.Context, fix bool) ([]*Leak, error) {
+// List finds leaks. With fix each is removed, or says why it was not; a client that leaves does
+// not stop that half way.
+func (s *Service) List(ctx context.Context, fix Fix) ([]*Leak, error) {
 	strays, err := s.strays(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if fix {
+	if fix != Look {
 		var cancel context.CancelFunc
 		ctx, cancel = undo.Context(ctx)
 		defer cancel()
-		for _, l := range strays {
+	}
+	for _, l := range strays {
+		switch fix {
+		case Everything:
 			s.remove(ctx, l)
+		case Debris:
+			l.Error = holdsData
 		}
 	}
-	resp, err := s.client.ListLeaks(ctx, connect.NewRequest(&hostv1.ListLeaksRequest{Fix: fix}))
+	resp, err := s.client.ListLeaks(ctx, connect.NewRequest(&hostv1.ListLeaksRequest{Fix: fix != Look}))
 	if err != nil {
 		return nil, host.CallError(err, "look for", "leaks of the host")
 	}

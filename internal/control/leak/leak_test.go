@@ -55,7 +55,7 @@ func TestLeaks(t *testing.T) {
 	t.Parallel()
 	s, db, agent := newService(t)
 	ctx := t.Context()
-	list, err := s.List(ctx, false)
+	list, err := s.List(ctx, leak.Look)
 	require.NoError(t, err)
 	require.Empty(t, list)
 
@@ -73,7 +73,7 @@ func TestLeaks(t *testing.T) {
 	agent.Put(&hostv1.Sandbox{Id: "unknown", Generation: 3, DiskBytes: 1, MemoryBytes: 2})
 	want := []string{"process 123", "sandbox unknown", "snapshot stray", "template nobodys"}
 	for range 2 {
-		list, err = s.List(ctx, false)
+		list, err = s.List(ctx, leak.Look)
 		require.NoError(t, err)
 		require.Equal(t, want, kinds(list), "looking changes nothing")
 	}
@@ -85,17 +85,25 @@ func TestLeaks(t *testing.T) {
 		}
 		return nil
 	})
-	list, err = s.List(ctx, true)
+	list, err = s.List(ctx, leak.Debris)
 	require.NoError(t, err)
-	require.Equal(t, []string{"process 123 removed", "sandbox unknown removed", "snapshot stray: busy", "template nobodys removed"}, kinds(list))
+	require.Equal(t, "process 123 removed", kinds(list)[0])
+	for _, l := range list[1:] {
+		require.False(t, l.GetRemoved(), "what holds data stays")
+		require.Contains(t, l.GetError(), "--with-data")
+	}
+	require.NotNil(t, agent.Sandbox("unknown"))
+	list, err = s.List(ctx, leak.Everything)
+	require.NoError(t, err)
+	require.Equal(t, []string{"sandbox unknown removed", "snapshot stray: busy", "template nobodys removed"}, kinds(list))
 	agent.Before(nil)
-	list, err = s.List(ctx, true)
+	list, err = s.List(ctx, leak.Everything)
 	require.NoError(t, err)
 	require.Equal(t, []string{"snapshot stray removed"}, kinds(list))
 	require.NotNil(t, agent.Template("mine"))
 	require.NotNil(t, agent.Snapshot("hidden"))
 	require.NotNil(t, agent.Sandbox("known"))
 	agent.Unlisten()
-	_, err = s.List(ctx, false)
+	_, err = s.List(ctx, leak.Look)
 	require.True(t, fault.Is(err, fault.Unavailable), "%v", err)
 }

@@ -62,6 +62,9 @@ func (m *Manager) createTemplate(ctx context.Context, op Operation, req Template
 			err = errors.Join(err, undos.Rollback(ctx))
 		}
 	}()
+	if t, snap, done, err := m.madeBefore(op, req); done || err != nil {
+		return t, snap, err
+	}
 	report("capture", "saving the state of the source")
 	o, release, err := m.templateOrigin(ctx, op, req)
 	if err != nil {
@@ -83,6 +86,26 @@ func (m *Manager) createTemplate(ctx context.Context, op Operation, req Template
 	}
 	undos.Discard()
 	return t, snap, failpoint.Hit("sandbox.template.named")
+}
+
+// madeBefore answers a repeated operation as the first time.
+func (m *Manager) madeBefore(op Operation, req TemplateRequest) (_ image.Template, _ *Snapshot, done bool, _ error) {
+	t, err := m.cfg.Images.Template(req.Name)
+	if fault.Is(err, fault.NotFound) {
+		return t, nil, false, nil
+	}
+	if err != nil {
+		return t, nil, false, err
+	}
+	if op.ID == "" || t.Made == nil || *t.Made != (image.Made{By: m.maker(), Operation: op.ID}) {
+		return t, nil, false, fault.New(fault.AlreadyExists, "take", "name "+req.Name, "another template has it").
+			WithHint("choose another name, or delete that one: roost template rm " + req.Name)
+	}
+	if req.Keep == "" {
+		return t, nil, true, nil
+	}
+	snap, err := m.Snapshot(req.Keep)
+	return t, &snap, true, err
 }
 
 // templateOrigin is the capture to take the files out of: the kept snapshot, or a stage that
