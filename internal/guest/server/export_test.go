@@ -17,8 +17,15 @@ import (
 	"github.com/roosthq/roost/internal/guest/restore"
 )
 
-// export asks for the stream with a control token.
-func (g *guest) export(token string) *http.Response {
+// exported is an answer to a request for the stream.
+type exported struct {
+	status  int
+	stream  []byte
+	trailer http.Header
+}
+
+// export asks with a control token.
+func (g *guest) export(token string) exported {
 	g.t.Helper()
 	req, err := http.NewRequestWithContext(g.t.Context(), http.MethodGet, g.url+"/roost/export", nil)
 	require.NoError(g.t, err)
@@ -26,18 +33,19 @@ func (g *guest) export(token string) *http.Response {
 	req.Header.Set("X-Access-Token", accessToken)
 	res, err := g.http.Do(req)
 	require.NoError(g.t, err)
-	g.t.Cleanup(func() { _ = res.Body.Close() })
-	return res
+	defer func() { _ = res.Body.Close() }()
+	stream, err := io.ReadAll(res.Body)
+	require.NoError(g.t, err)
+	return exported{res.StatusCode, stream, res.Trailer}
 }
 
 func TestExportIsTheHostsAlone(t *testing.T) {
 	t.Parallel()
 	g := newGuest(t)
 	for _, token := range []string{"", accessToken, controlToken, "wrong"} {
-		res := g.export(token)
-		require.Equal(t, http.StatusUnauthorized, res.StatusCode, "token %q", token)
+		require.Equal(t, http.StatusUnauthorized, g.export(token).status, "token %q", token)
 	}
-	require.Equal(t, http.StatusOK, g.export("control-token-1").StatusCode)
+	require.Equal(t, http.StatusOK, g.export("control-token-1").status)
 }
 
 // TestExportWhileFrozen: it needs nobody who is.
@@ -48,7 +56,7 @@ func TestExportWhileFrozen(t *testing.T) {
 	_, err := g.control.Freeze(t.Context(), controlled(&guestpb.FreezeRequest{}, "control-token-1"))
 	require.NoError(t, err)
 	res := g.export("control-token-1")
-	files := tar.NewReader(res.Body)
+	files := tar.NewReader(bytes.NewReader(res.stream))
 	var names []string
 	for {
 		h, err := files.Next()
@@ -58,9 +66,7 @@ func TestExportWhileFrozen(t *testing.T) {
 		require.NoError(t, err)
 		names = append(names, h.Name)
 	}
-	_, err = io.Copy(io.Discard, res.Body)
-	require.NoError(t, err)
-	require.Equal(t, "whole", res.Trailer.Get("Roost-Export"))
+	require.Equal(t, "whole", res.trailer.Get("Roost-Export"))
 	require.Equal(t, []string{"./", "etc/", "etc/hostname", "etc/hosts", "etc/machine-id", "file", "run/"}, names, "and no marker of this life")
 }
 
@@ -69,14 +75,12 @@ func TestExportThatFails(t *testing.T) {
 	t.Parallel()
 	g := newGuest(t)
 	tooDeep(t, g.root)
-	require.Equal(t, http.StatusInternalServerError, g.export("control-token-1").StatusCode)
+	require.Equal(t, http.StatusInternalServerError, g.export("control-token-1").status)
 	require.NoError(t, os.WriteFile(g.root+"/before", bytes.Repeat([]byte("x"), 1<<20), 0o600))
 	res := g.export("control-token-1")
-	require.Equal(t, http.StatusOK, res.StatusCode)
-	_, err := io.Copy(io.Discard, res.Body)
-	require.NoError(t, err)
-	require.Empty(t, res.Trailer.Get("Roost-Export"))
-	require.Contains(t, res.Trailer.Get("Roost-Export-Error"), "file name too long")
+	require.Equal(t, http.StatusOK, res.status)
+	require.Empty(t, res.trailer.Get("Roost-Export"))
+	require.Contains(t, res.trailer.Get("Roost-Export-Error"), "file name too long")
 }
 
 // tooDeep makes a path that no call takes as a whole.

@@ -63,7 +63,7 @@ func newSparseHash() *sparseHash {
 func (h *sparseHash) read(f *os.File, at, end int64) error {
 	for at < end {
 		n, err := f.ReadAt(h.buf[:min(int64(len(h.buf)), end-at)], at)
-		if err != nil && !(errors.Is(err, io.EOF) && at+int64(n) == end) {
+		if err != nil && (!errors.Is(err, io.EOF) || at+int64(n) != end) {
 			return err
 		}
 		for off := 0; off < n; off += blockBytes {
