@@ -25,6 +25,10 @@ run: root setup ## set everything up, start Roost, run the quickstart
 test: root setup-dev ## everything: lint, generated code, unit, contracts, end to end, leaks
 	@test/all
 
+.PHONY: soak
+soak: root setup-dev $(BIN)/runsc ## the trials of docs/reliability.md in full, 40 minutes; ARGS='-run random -scale 0.1'
+	@ROOST_RUNSC=$(abspath $(BIN)/runsc) go run ./test/soak $(ARGS)
+
 .PHONY: build
 build: ## build bin/roost with the guest agent inside, and bin/runsc
 	@$(TOGETHER) $(BIN)/roost $(BIN)/runsc
