@@ -1,8 +1,6 @@
 package e2e
 
 import (
-	"iter"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -52,8 +50,6 @@ func line(args ...string) func(*stage) []string { return func(*stage) []string {
 func onIt(args ...string) func(*stage) []string {
 	return func(s *stage) []string { return append(slices.Clone(args), s.id) }
 }
-
-func keys[V any](m map[string]V) iter.Seq[string] { return maps.Keys(m) }
 
 // stage is an installation with one sandbox that operations are interrupted on.
 type stage struct {

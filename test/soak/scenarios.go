@@ -48,7 +48,7 @@ var scenarios = []scenario{
 	{name: "full", pkg: e2e, test: "^TestDiskFull$", share: 3},
 	{name: "forks", pkg: e2e, test: "^(TestFork|TestForkMany)$", share: 2},
 	{name: "tree", pkg: e2e, test: "^TestTree$", share: 5},
-	{name: "tree", pkg: fakes, test: "^TestTree$", share: 1},
+	{name: "model", pkg: fakes, test: "^TestTree$", share: 1},
 	{name: "orders", pkg: e2e, test: "^TestDeletedInAnyOrder$", share: 1},
 	{name: "deaths", pkg: e2e, test: "^(TestStopped|TestHostReboot)$", share: 2},
 }
