@@ -234,7 +234,7 @@ func TestSparseTreeIsSmall(t *testing.T) {
 func TestSparseTreeReadsTheSame(t *testing.T) {
 	t.Parallel()
 	need(t, "mke2fs", "debugfs", "mkfs.erofs", "fsck.erofs", "busybox")
-	root, file := sparseRoot(t, 256<<20+77, 100_001)
+	root, file := sparseRoot(t, 64<<20+77, 100_001)
 	busybox, err := exec.LookPath("busybox")
 	require.NoError(t, err)
 	run(t, "cp", busybox, filepath.Join(root, "busybox"))
@@ -246,7 +246,7 @@ func TestSparseTreeReadsTheSame(t *testing.T) {
 	run(t, "sh", "-c", `debugfs -R "cat data/sparse" "$1" 2>/dev/null | cmp - "$2"`, "sh", tpl.DiskPath(), file)
 	sum, _, _ := strings.Cut(run(t, "md5sum", file), " ")
 	said := inGVisor(t, tpl.TreePath(), "/busybox", "sh", "-c", "/busybox md5sum /data/sparse /data/again; /busybox stat -c '%u %h %s' /data/again")
-	require.Equal(t, fmt.Sprintf("%[1]s  /data/sparse\n%[1]s  /data/again\n1000 2 %d\n", sum, 256<<20+77), said)
+	require.Equal(t, fmt.Sprintf("%[1]s  /data/sparse\n%[1]s  /data/again\n1000 2 %d\n", sum, 64<<20+77), said)
 }
 
 // inGVisor runs a program on a tree to its end.

@@ -33,7 +33,8 @@ type FromTreeRequest struct {
 	Source Template
 	// Tar is the stream of a guest's export, read to its end. Nothing in it is believed.
 	Tar io.Reader
-	// MaxBytes and MaxEntries bound what it may hold, holes aside; 0 is a default.
+	// MaxBytes bounds what it may hold on top of as much as the Source's tree, holes aside;
+	// MaxEntries bounds its files. 0 is a default.
 	MaxBytes   int64
 	MaxEntries int
 	// Report is called for each step, one call at a time; nil for none.

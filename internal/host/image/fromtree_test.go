@@ -151,7 +151,9 @@ func TestFromTreeLeavesNothing(t *testing.T) {
 		"sender": {fault.Unavailable, func(r *FromTreeRequest, _ func()) {
 			r.Tar = io.MultiReader(r.Tar, iotest.ErrReader(fault.New(fault.Unavailable, "", "", "gone")))
 		}},
-		"full":                  {fault.ResourceExhausted, func(r *FromTreeRequest, _ func()) { r.MaxBytes = 1 }},
+		"full": {fault.ResourceExhausted, func(r *FromTreeRequest, _ func()) {
+			r.MaxBytes, r.Tar = 1, bytes.NewReader(pack(t, file("large", strings.Repeat("x", 100))))
+		}},
 		"kernel":                {fault.FailedPrecondition, func(r *FromTreeRequest, _ func()) { r.Source.Kernel.SHA256 = "other" }},
 		"cancelled before":      {fault.Canceled, func(_ *FromTreeRequest, cancel func()) { cancel() }},
 		"cancelled at the disk": {fault.Canceled, func(r *FromTreeRequest, cancel func()) { r.Report = at("make the root disk", cancel) }},

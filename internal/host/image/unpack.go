@@ -60,6 +60,7 @@ func newUnpacker(ctx context.Context, root string, r FromTreeRequest) (*unpacker
 	if u.maxBytes == 0 {
 		u.maxBytes = defaultMaxBytes
 	}
+	u.maxBytes += r.Source.Tree.SizeBytes
 	if u.maxEntries == 0 {
 		u.maxEntries = defaultMaxEntries
 	}
