@@ -26,7 +26,7 @@ type crash struct {
 	vm bool
 	// apart: only where memory and disk are apart, which is with virtual machines.
 	apart bool
-	// last: it is after all that can fail, and is killed at only.
+	// last: between it and the commit before nothing can fail; it is killed at only.
 	last bool
 	// always: not in the soak alone.
 	always bool
@@ -98,7 +98,7 @@ var crashes = []crash{
 
 	{op: "rescue", point: "sandbox.rescue.salvaged", vm: true, apart: true, always: true},
 	{op: "rescue", point: "sandbox.rescue.published", vm: true, apart: true, always: true},
-	{op: "rescue", point: "sandbox.rescue.marked", vm: true, apart: true, always: true},
+	{op: "rescue", point: "sandbox.rescue.marked", vm: true, apart: true, last: true, always: true},
 	{op: "rescue", point: "sandbox.start.slot"},
 	{op: "rescue", point: "sandbox.start.launched", vm: true, always: true},
 	{op: "rescue", point: "sandbox.start.greeted", vm: true},

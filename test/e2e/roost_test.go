@@ -67,7 +67,9 @@ func install(t *testing.T, flags ...string) *roost {
 // arm makes the server fail ("error", "once") or die ("kill") at a point, from now on.
 func (r *roost) arm(point, action string) {
 	r.t.Helper()
-	require.NoError(r.t, os.WriteFile(filepath.Join(r.data, "armed", point), []byte(action), 0o600))
+	file := filepath.Join(r.data, "armed", point)
+	require.NoError(r.t, os.WriteFile(file+".new", []byte(action), 0o600))
+	require.NoError(r.t, os.Rename(file+".new", file)) // a step that is held reads it all the time
 }
 
 func (r *roost) disarm(point string) { _ = os.Remove(filepath.Join(r.data, "armed", point)) }

@@ -50,6 +50,7 @@ var scenarios = []scenario{
 	{name: "tree", pkg: e2e, test: "^TestTree$", share: 5},
 	{name: "model", pkg: fakes, test: "^TestTree$", share: 1},
 	{name: "orders", pkg: e2e, test: "^TestDeletedInAnyOrder$", share: 1},
+	{name: "templates", pkg: e2e, test: "^TestTemplateFrom$", share: 2},
 	{name: "deaths", pkg: e2e, test: "^(TestStopped|TestHostReboot)$", share: 2},
 }
 
@@ -104,9 +105,15 @@ func (s scenario) execute(ctx context.Context, o options, bin string) error {
 		return err
 	}
 	defer log.Close()
-	cmd := exec.CommandContext(ctx, bin, "-test.v", "-test.timeout=3h", "-test.run="+s.test)
+	// A test that is killed leaves its installations behind: when this run is interrupted, it is told to
+	// begin no other trial, and ends by itself.
+	cmd := exec.Command(bin, "-test.v", "-test.timeout=3h", "-test.run="+s.test) //nolint:noctx // see above
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	defer context.AfterFunc(ctx, func() {
+		fmt.Println("   the trials that have begun end first")
+		_ = os.WriteFile(filepath.Join(o.out, trials.StopFile), nil, 0o600)
+	})()
 	cmd.Dir = s.pkg
-	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGINT) }
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Env = append(os.Environ(),
 		trials.FolderVariable+"="+o.out, fmt.Sprintf("%s=%g", trials.ScaleVariable, o.scale),

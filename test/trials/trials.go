@@ -27,6 +27,9 @@ const (
 	SeedVariable   = "ROOST_SOAK_SEED"   // of everything random, to replay a failure
 )
 
+// StopFile in the folder: no other trial begins.
+const StopFile = "stop"
+
 // Soaking says whether this is the full run.
 func Soaking() bool { return os.Getenv(FolderVariable) != "" }
 
@@ -135,7 +138,13 @@ func (s *Scenario) Exactly(n int) *Scenario {
 	return s
 }
 
-func (s *Scenario) over() bool { return !s.deadline.IsZero() && time.Now().After(s.deadline) }
+func (s *Scenario) over() bool {
+	if !Soaking() {
+		return false
+	}
+	_, err := os.Stat(filepath.Join(os.Getenv(FolderVariable), StopFile))
+	return err == nil || time.Now().After(s.deadline)
+}
 
 // Figure keeps a number that was measured.
 func (s *Scenario) Figure(name, format string, args ...any) {
