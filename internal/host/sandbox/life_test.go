@@ -271,6 +271,11 @@ func TestPauseThatCannotBeUndone(t *testing.T) {
 		log, err := h.m.Console(a)
 		require.NoError(t, err)
 		require.NotEmpty(t, log)
+		h.noLeaks()
+		if h.Runtime.Capabilities().DiskApart {
+			require.Contains(t, h.resumeCold(a).Reason, "booted from its disk")
+			h.answers(a)
+		}
 		h.destroy(a)
 		h.empty()
 	})
