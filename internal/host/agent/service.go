@@ -100,6 +100,9 @@ func (s *service) ListTemplates(context.Context, *connect.Request[hostv1.ListTem
 	}
 	out := &hostv1.ListTemplatesResponse{}
 	for _, t := range templates {
+		if !s.sandboxes.Owns(t) {
+			continue // several installations may share a directory of images
+		}
 		warm, err := s.images.Warms(t)
 		if err != nil {
 			return nil, fault.ToConnect(err)

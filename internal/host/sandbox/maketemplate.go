@@ -189,11 +189,15 @@ func (m *Manager) exportTemplate(ctx context.Context, op Operation, name string,
 		MaxBytes: int64(o.man.Resources.DiskSizeMB) << 20,
 		Report: func(p image.Progress) {
 			if !p.Done {
-				report("build", p.Step)
+				report(p.Step, p.Detail)
 			}
 		},
 	})
 }
+
+// Owns says whether a template is this installation's to offer: one that the host builds, or one
+// that was made here.
+func (m *Manager) Owns(t image.Template) bool { return t.Made == nil || t.Made.By == m.maker() }
 
 // maker is who this installation is among those that share a directory of images.
 func (m *Manager) maker() string { return string(m.cfg.Data) }
