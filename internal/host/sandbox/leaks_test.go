@@ -234,7 +234,7 @@ func TestLeaks(t *testing.T) {
 }
 
 // other is another installation on the host whose id is as like this one's as can be, with a slot;
-// the returned function proves that the slot is untouched, and removes it all.
+// the returned function proves that the slot is untouched.
 func (h *host) other() (check func()) {
 	h.t.Helper()
 	last := "0"
@@ -250,10 +250,10 @@ func (h *host) other() (check func()) {
 	require.NoError(h.t, n.Start(h.t.Context()))
 	s, err := n.Acquire(h.t.Context(), "stray", network.Tap)
 	require.NoError(h.t, err)
+	h.t.Cleanup(func() { require.NoError(h.t, n.Uninstall(context.WithoutCancel(h.t.Context()))) })
 	return func() {
 		require.FileExists(h.t, fmt.Sprintf("/run/netns/roost-%s-%d", name, s.Index()))
 		require.NoError(h.t, n.Release(h.t.Context(), s))
-		require.NoError(h.t, n.Uninstall(h.t.Context()))
 	}
 }
 
