@@ -18,7 +18,7 @@ import (
 // TestKilledAtRandom: kill -9 of the agent at a random moment while every verb is at work on several
 // sandboxes. What was acknowledged is there, once, whole; nothing belongs to nobody.
 func TestKilledAtRandom(t *testing.T) {
-	onEach(t, func(t *testing.T, k kind) {
+	onSome(t, func(t *testing.T, k kind) {
 		r := start(t, k.flags()...)
 		s := trials.Begin(t, "killed at a random moment under load", k.name, 3, 200)
 		workers := make([]*worker, 4)

@@ -15,7 +15,7 @@ import (
 // TestManyCycles: sandboxes are paused and resumed, by hand and by their idle timeout; each time
 // files are written in memory and on the disk, and all that were ever written are hashed.
 func TestManyCycles(t *testing.T) {
-	onEach(t, func(t *testing.T, k kind) {
+	onSome(t, func(t *testing.T, k kind) {
 		for _, by := range []string{"hand", "timeout"} {
 			t.Run(by, func(t *testing.T) {
 				r := start(t, k.flags()...)
@@ -81,7 +81,7 @@ func (r *roost) allSums(id string, sums map[string]string) {
 
 // TestAdopted: the agent is killed with sandboxes running; the next one has them all, each once.
 func TestAdopted(t *testing.T) {
-	onEach(t, func(t *testing.T, k kind) {
+	onSome(t, func(t *testing.T, k kind) {
 		r := start(t, k.flags()...)
 		s := trials.Begin(t, "agent killed with 10 running", k.name, 2, 50)
 		count := 3
@@ -110,10 +110,7 @@ func TestAdopted(t *testing.T) {
 
 // TestForkMany: sixteen of one that runs, all of which answer.
 func TestForkMany(t *testing.T) {
-	onEach(t, func(t *testing.T, k kind) {
-		if !trials.Soaking() && k.virtual {
-			t.Skip("16 virtual machines at once are for the soak (make soak)")
-		}
+	onSome(t, func(t *testing.T, k kind) {
 		r := start(t, k.flags()...)
 		id, want := r.small()
 		n := 4

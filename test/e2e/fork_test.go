@@ -129,12 +129,14 @@ func (r *roost) diary(id string) []entry {
 // not older than the fork, and goes forward by both clocks.
 func ownDiaries(t *testing.T, diaries map[string][]entry, began float64, seen map[string]string) {
 	t.Helper()
-	common := map[entry]int{}
+	common, shared := map[entry]int{}, 0.0
 	for _, entries := range diaries {
+		shared = max(shared, entries[0].at) // before it, others were cut off
 		for _, e := range entries {
 			common[e]++
 		}
 	}
+	require.Less(t, shared, began, "they reach back into what they have in common")
 	for id, entries := range diaries {
 		own := 0
 		for i, e := range entries {
@@ -142,7 +144,7 @@ func ownDiaries(t *testing.T, diaries map[string][]entry, began float64, seen ma
 				require.GreaterOrEqual(t, e.at, entries[i-1].at, "%s: the clock went back", id)
 				require.GreaterOrEqual(t, e.monotonic, entries[i-1].monotonic, "%s: the monotonic clock went back", id)
 			}
-			if common[e] > 1 {
+			if common[e] > 1 || e.at <= shared {
 				continue
 			}
 			own++

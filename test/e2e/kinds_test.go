@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	v1 "github.com/roosthq/roost/api/gen/v1"
+	"github.com/roosthq/roost/test/trials"
 )
 
 // kind is a runtime under test.
@@ -31,6 +32,18 @@ func onEach(t *testing.T, test func(t *testing.T, k kind)) {
 			test(t, k)
 		})
 	}
+}
+
+// onSome is onEach in the soak, and with gVisor alone in `make test`: where the runtimes hardly differ,
+// virtual machines without KVM take too long.
+func onSome(t *testing.T, test func(t *testing.T, k kind)) {
+	t.Helper()
+	if trials.Soaking() {
+		onEach(t, test)
+		return
+	}
+	t.Parallel()
+	t.Run(kinds[0].name, func(t *testing.T) { test(t, kinds[0]) })
 }
 
 // flags start a host whose sandboxes run in this kind.

@@ -19,7 +19,7 @@ import (
 // TestHostReboot: paused sandboxes resume, snapshots stay, running ones are lost, with the reason,
 // and start again from what is left where there is something.
 func TestHostReboot(t *testing.T) {
-	onEach(t, func(t *testing.T, k kind) {
+	onSome(t, func(t *testing.T, k kind) {
 		r := start(t, k.flags()...)
 		s := trials.Begin(t, "host reboot", k.name, 1, 10)
 		s.Each(func(t *testing.T, _ int) {

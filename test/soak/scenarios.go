@@ -107,7 +107,7 @@ func (s scenario) execute(ctx context.Context, o options, bin string) error {
 	defer log.Close()
 	// A test that is killed leaves its installations behind: when this run is interrupted, it is told to
 	// begin no other trial, and ends by itself.
-	cmd := exec.Command(bin, "-test.v", "-test.timeout=3h", "-test.run="+s.test) //nolint:noctx // see above
+	cmd := exec.Command(bin, "-test.v", "-test.timeout=3h", "-test.run="+s.test)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	defer context.AfterFunc(ctx, func() {
 		fmt.Println("   the trials that have begun end first")
