@@ -4,7 +4,18 @@
 // # States
 //
 //	creating ─► running ⇄ pausing ─► paused ⇄ resuming ─► running
-//	               └──► failed        destroying is legal from every state
+//	running ⇄ snapshotting            for as long as it stands still
+//	running ─► failed                 it ended by itself
+//	running ─► lost                   the host went down
+//	failed, lost ─► (paused ─►) resuming   a cold resume
+//	destroying is legal from every state
+//
+// # Snapshots and forks
+//
+// A snapshot is a capture in a directory of its own, with a hard link to every file that it
+// stands on; a sandbox that is made of one, or forked, gets links of its own to all of them as its
+// capture 1, and starts from that. So nothing that anybody stands on can be removed, and the file
+// system counts. A fork's stage is the same, never published.
 //
 // # Truth
 //
@@ -21,7 +32,16 @@
 //     failed resume leaves the paused state as it was.
 //   - Pause: until the capture is renamed into place every failure thaws the sandbox; after
 //     it the pause only completes. The VMM is stopped after that commit, never before.
-//   - A sandbox whose runtime ends by itself is failed, with the reason; its disk stays.
+//   - A snapshot's source is thawed before anything else happens, whatever became of the capture.
+//     Forks are made all or none.
+//   - A sandbox whose runtime ends by itself, or is stopped by a signal for seconds, is failed, with
+//     the reason; its disk stays. A cold resume makes that disk a capture first (rescue), and is
+//     paused from then on; where the disk means nothing without its memory it goes back to the
+//     last capture, and says so.
+//   - A damaged capture is refused before its guest runs. A damaged journal whose last capture is
+//     whole makes the sandbox paused (mend).
+//   - Deep captures are merged in the background, by whoever gives way at once; the old files go
+//     after the new manifest is there.
 //   - Destroy cancels whatever is under way or waits, is idempotent, and works on a full disk.
 //     While something of a sandbox still runs, its files, slot and uid stay.
 //   - What cannot be finished or undone at once (a process does not die, the disk is full for the
