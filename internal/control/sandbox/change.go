@@ -163,8 +163,7 @@ func (s *Service) revert(ctx context.Context, v verb, before, mine *store.Sandbo
 	defer cancel()
 	report, err := s.truth(ctx, mine.ID)
 	if report != nil && hostStates[report.GetState()] == "" {
-		// The host is still at it; the claim stands until its deadline, then the reconciler looks.
-		return nil, cause
+		return nil, errors.Join(cause, s.leave(ctx, v, mine))
 	}
 	next := mine.Copy()
 	next.State, next.ClaimID, next.ClaimDeadline = before.State, "", 0
@@ -191,6 +190,14 @@ func (s *Service) revert(ctx context.Context, v verb, before, mine *store.Sandbo
 		return nil, errStale
 	}
 	return nil, cause
+}
+
+// leave ends the waiting for a host that is still at it, past a failure: the mark stays, and its
+// deadline is now, so that the row follows as soon as the host has finished or undone the change.
+func (s *Service) leave(ctx context.Context, v verb, mine *store.Sandbox) error {
+	next := mine.Copy()
+	next.ClaimDeadline = store.At(s.now())
+	return s.finish(ctx, v, mine, next)
 }
 
 // truth asks the host for a sandbox until it is in a state to rest in, or ctx ends.

@@ -7,7 +7,7 @@
 //	                    ↑______________________________________|  Restore of another life
 //
 // A life is a sandbox id and a generation. Restore of the current life repeats the answer and
-// changes nothing; of an older generation of the same sandbox it is refused; of anything else
+// changes nothing but the clock, and that only before the Thaw; of an older generation of the same sandbox it is refused; of anything else
 // it begins a new life: first the old access token dies, connections and waiting starts of the
 // old life are dropped (the other side of them exists no more), then clock, random source and
 // names are made true, and last the new tokens begin to work. A Restore that fails half way

@@ -33,6 +33,11 @@ func (s *Service) Restore(ctx context.Context, req *connect.Request[pb.RestoreRe
 		if err := s.begin(ctx, req.Msg); err != nil {
 			return nil, err
 		}
+	} else if s.waiting {
+		// Whoever repeats it was answered too slowly for the clock to be right.
+		if err := s.setClock(time.Unix(0, req.Msg.GetWallClockNs())); err != nil {
+			return nil, err
+		}
 	}
 	answer, err := s.facts()
 	if err != nil {
@@ -83,6 +88,7 @@ func (s *Service) begin(ctx context.Context, r *pb.RestoreRequest) error {
 		SandboxID: r.GetSandboxId(), Generation: r.GetGeneration(), AccessToken: r.GetAccessToken(),
 		Envs: maps.Clone(r.GetEnvs()), DefaultUser: r.GetDefaultUser(),
 	}, r.GetControlToken())
+	s.waiting = true
 	s.Activity.Touch()
 	return nil
 }

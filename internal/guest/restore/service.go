@@ -45,8 +45,10 @@ type Config struct {
 // Service serves Control.
 type Service struct {
 	Config
-	mu       sync.Mutex
-	frozen   bool
+	mu     sync.Mutex
+	frozen bool
+	// waiting: the life that has begun was not thawed yet.
+	waiting  bool
 	stepped  time.Duration // of the last Restore
 	reseeded bool
 }
@@ -131,7 +133,7 @@ func (s *Service) Thaw(_ context.Context, req *connect.Request[pb.ThawRequest]) 
 	if err := s.Tree.Thaw(); err != nil {
 		return nil, err
 	}
-	s.frozen = false
+	s.frozen, s.waiting = false, false
 	s.Identity.Thawed()
 	s.Activity.Touch()
 	return connect.NewResponse(&pb.ThawResponse{}), nil

@@ -40,6 +40,10 @@ const entropyBytes = 64
 
 // Handshake makes a booted or restored guest into id and checks what it answers. User
 // processes are frozen before and after it; only Thaw lets them run.
+//
+// The guest sets its clock to when the request was sent, so it is late by the time on the way.
+// Where that can be more than MaxClockSkew (a busy host) the handshake is repeated, which sets the
+// clock again, until the facts are true or ctx ends.
 func (c *Client) Handshake(ctx context.Context, id Identity) (Facts, error) {
 	req := &guestv1.RestoreRequest{
 		SandboxId: id.SandboxID, Generation: id.Generation, Hostname: id.Hostname,
@@ -48,18 +52,30 @@ func (c *Client) Handshake(ctx context.Context, id Identity) (Facts, error) {
 		Entropy: make([]byte, entropyBytes),
 	}
 	_, _ = rand.Read(req.Entropy) // never fails (crypto/rand)
+	for {
+		facts, late, err := c.restore(ctx, id, req)
+		if err != nil {
+			return Facts{}, err
+		}
+		if late <= MaxClockSkew {
+			c.auth.set(id.ControlToken)
+			return facts, nil
+		}
+	}
+}
+
+// restore is one try of a Handshake; late is by how much the guest's clock can be behind.
+func (c *Client) restore(ctx context.Context, id Identity, req *guestv1.RestoreRequest) (facts Facts, late time.Duration, err error) {
 	sent := time.Now()
 	req.WallClockNs = sent.UnixNano()
 	resp, err := c.control.Restore(ctx, connect.NewRequest(req))
 	if err != nil {
-		return Facts{}, fault.Wrap(fault.FromConnect(err), "hand identity to", "guest")
+		return Facts{}, 0, fault.Wrap(fault.FromConnect(err), "hand identity to", "guest")
 	}
-	facts, err := checkFacts(id, resp.Msg, sent, time.Now())
-	if err != nil {
-		return Facts{}, err
-	}
-	c.auth.set(id.ControlToken)
-	return facts, nil
+	received := time.Now()
+	facts, err = checkFacts(id, resp.Msg, sent, received)
+	// What the guest spent on its answer its clock has counted; the rest was the way there and back.
+	return facts, received.Sub(time.Unix(0, resp.Msg.GetClockNs())), err
 }
 
 // checkFacts compares each fact with what was asked. The guest read its clock at some moment
