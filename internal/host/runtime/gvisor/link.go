@@ -7,9 +7,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/roosthq/roost/internal/fault"
+	"github.com/roosthq/roost/internal/host/paths"
 	"github.com/roosthq/roost/internal/host/runtime"
 )
 
@@ -18,26 +18,31 @@ import (
 func (r *Runtime) Link(ctx context.Context, c runtime.Capture, dir, root string) (json.RawMessage, error) {
 	rec, err := parseCapture(c)
 	if err == nil {
-		err = errors.Join(below(c.Dir, root), checkSizes(c.Dir, rec.Files))
+		err = checkSizes(c.Dir, rec.Files)
+	}
+	from := ""
+	if err == nil {
+		from, err = below(c.Dir, root)
 	}
 	if err != nil {
 		return nil, fault.Wrap(err, "link", "capture")
 	}
 	for _, f := range rec.Files {
-		if err := errors.Join(ctx.Err(), linkFile(c.Dir, dir, f.Name)); err != nil {
+		if err := errors.Join(ctx.Err(), linkFile(from, dir, f.Name)); err != nil {
 			return nil, fault.Wrap(err, "link", "capture")
 		}
 	}
 	return c.Record, fault.Wrap(syncDir(dir), "sync", dir)
 }
 
-// below: a checkpoint cannot stay where it is and be named from elsewhere.
-func below(dir, root string) error {
-	rel, err := filepath.Rel(root, dir)
-	if err != nil || rel == ".." || strings.HasPrefix(rel, "../") {
-		return fault.New(fault.Invalid, "link", dir, "it does not lie below "+root)
+// below is a checkpoint's directory by its name below root. It cannot stay where it is and be
+// named from elsewhere.
+func below(dir, root string) (string, error) {
+	rel, ok, err := paths.Below(dir, root)
+	if err == nil && !ok {
+		err = fault.New(fault.Invalid, "link", dir, "it does not lie below "+root)
 	}
-	return nil
+	return filepath.Join(root, rel), err
 }
 
 // linkFile is idempotent: the same file under the same name is what was wanted.

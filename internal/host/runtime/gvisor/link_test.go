@@ -71,7 +71,9 @@ func TestLinkRefuses(t *testing.T) {
 	c := smallCapture(t, filepath.Join(dir, "c"))
 	to := filepath.Join(dir, "to")
 	require.NoError(t, os.Mkdir(to, 0o700))
-	_, err = rt.Link(t.Context(), c, to, filepath.Join(dir, "elsewhere"))
+	elsewhere := filepath.Join(dir, "elsewhere")
+	require.NoError(t, os.Mkdir(elsewhere, 0o700))
+	_, err = rt.Link(t.Context(), c, to, elsewhere)
 	require.Equal(t, fault.Invalid, fault.KindOf(err), "%v", err)
 	require.NoError(t, os.WriteFile(filepath.Join(to, pagesFile), []byte("another"), 0o600))
 	_, err = rt.Link(t.Context(), c, to, dir)
@@ -93,6 +95,25 @@ func TestLinkRefuses(t *testing.T) {
 		_, err = rt.Link(t.Context(), c, fresh, dir)
 		require.Equal(t, fault.DataLoss, fault.KindOf(err), "%s: %v", name, err)
 	}
+}
+
+// A data directory that is reached by another name is the same one.
+func TestLinkByAnotherName(t *testing.T) {
+	t.Parallel()
+	rt, err := shared()
+	require.NoError(t, err)
+	dir := t.TempDir()
+	c := smallCapture(t, filepath.Join(dir, "c"))
+	link := filepath.Join(t.TempDir(), "link")
+	require.NoError(t, os.Symlink(dir, link))
+	to := filepath.Join(dir, "to")
+	require.NoError(t, os.Mkdir(to, 0o700))
+	for _, names := range [][2]string{{dir, link}, {link, dir}, {link, link}} {
+		c.Dir = filepath.Join(names[0], "c")
+		_, err = rt.Link(t.Context(), c, to, names[1])
+		require.NoError(t, err)
+	}
+	require.FileExists(t, filepath.Join(to, pagesFile))
 }
 
 // smallCapture looks like a capture, as far as Link looks.

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 
 	"github.com/roosthq/roost/internal/fault"
@@ -64,29 +63,52 @@ func (l *linker) linkAll(rec *captureRecord) error {
 	return err
 }
 
-// link makes *path one in the directory, if it lies below the root and not there already.
+// link makes *path one in the directory, if it lies below the root and not there already. By
+// whatever name the record has it: a file of a sandbox that was left where it is, because the
+// data directory was called otherwise when it was written down, would go with that sandbox.
 func (l *linker) link(path *string, name string) error {
-	if !strings.HasPrefix(*path, l.root+"/") || strings.HasPrefix(*path, l.dir+"/") {
+	if *path == "" {
 		return nil
 	}
+	rel, below, err := paths.Below(*path, l.root)
+	if err != nil {
+		return linkError(err, *path)
+	}
+	if !below {
+		return nil
+	}
+	from := filepath.Join(l.root, rel)
+	rel, below, err = paths.Below(from, l.dir)
+	switch {
+	case err != nil:
+		return linkError(err, *path)
+	case below:
+		*path = filepath.Join(l.dir, rel)
+		return nil
+	}
+	*path, err = l.linkAs(from, name)
+	return err
+}
+
+// linkAs gives a file a name in the directory, or finds the one that it has there.
+func (l *linker) linkAs(from, name string) (string, error) {
 	for n := 1; ; n++ {
 		to := filepath.Join(l.dir, name)
 		if n > 1 {
 			to = filepath.Join(l.dir, fmt.Sprintf("%d-%s", n, name))
 		}
-		err := os.Link(*path, to)
+		err := os.Link(from, to)
 		switch {
 		case err == nil:
 			l.undos.Push("link "+to, func(context.Context) error { return os.Remove(to) })
 		case errors.Is(err, os.ErrExist):
-			if !sameFile(*path, to) {
+			if !sameFile(from, to) {
 				continue
 			}
 		default:
-			return linkError(err, *path)
+			return "", linkError(err, from)
 		}
-		*path = to
-		return nil
+		return to, nil
 	}
 }
 
@@ -117,9 +139,15 @@ func linkError(err error, path string) error {
 
 // cause is err without the names of files that fault.Error already says.
 func cause(err error) error {
-	var link *os.LinkError
-	if errors.As(err, &link) {
+	var (
+		link *os.LinkError
+		path *os.PathError
+	)
+	switch {
+	case errors.As(err, &link):
 		return link.Err
+	case errors.As(err, &path):
+		return path.Err
 	}
 	return err
 }

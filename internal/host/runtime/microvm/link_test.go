@@ -1,13 +1,15 @@
 package microvm
 
 import (
+	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/roosthq/roost/internal/fault"
 	"github.com/roosthq/roost/internal/host/disk"
@@ -15,25 +17,26 @@ import (
 	"github.com/roosthq/roost/internal/host/runtime"
 )
 
-// place makes the files of a sample capture below root, but for the template's.
+// outside is where the template's files of a sample capture lie.
+func outside(root string) string { return root + "-outside" }
+
+// place makes the files of a sample capture, all but the template's below root.
 func place(t *testing.T, root string) runtime.Capture {
 	t.Helper()
 	dir := filepath.Join(root, "x/captures/2")
 	rec := captureRecord{
 		VCPUs: 1, MemoryMB: 512,
-		State: dir + "/device.state", MemoryBase: "/warm/memory", MemoryMap: dir + "/memory.map",
+		State: dir + "/device.state", MemoryBase: outside(root) + "/warm/memory", MemoryMap: dir + "/memory.map",
 		Layers: []string{root + "/x/captures/1/memory.layer", dir + "/memory.layer"},
 		Disk: disk.Stack{
-			Base:   disk.Base{Path: "/images/disk", SizeBytes: 1 << 30},
-			Layers: []disk.Layer{{Path: "/warm/disk-0", SizeBytes: 5 << 30}, {Path: root + "/x/disk/disk-3", SizeBytes: 5 << 30, Sum: "s"}},
+			Base:   disk.Base{Path: outside(root) + "/images/disk", SizeBytes: 1 << 30},
+			Layers: []disk.Layer{{Path: outside(root) + "/warm/disk-0", SizeBytes: 5 << 30}, {Path: root + "/x/disk/disk-3", SizeBytes: 5 << 30, Sum: "s"}},
 		},
 		DiskBytes: 5 << 30,
 	}
 	for _, p := range rec.files() {
-		if strings.HasPrefix(p, root+"/") {
-			require.NoError(t, os.MkdirAll(filepath.Dir(p), 0o700))
-			require.NoError(t, os.WriteFile(p, []byte(p), 0o400))
-		}
+		require.NoError(t, os.MkdirAll(filepath.Dir(p), 0o700))
+		require.NoError(t, os.WriteFile(p, []byte(p), 0o400))
 	}
 	raw, err := json.Marshal(rec.relativeTo(dir))
 	require.NoError(t, err)
@@ -80,8 +83,8 @@ func TestLink(t *testing.T) {
 	rec, err := parseCapture(linked)
 	require.NoError(t, err)
 	require.Equal(t, []string{
-		final + "/device.state", "/warm/memory", final + "/memory.map", "/images/disk",
-		final + "/memory-0.layer", final + "/memory-1.layer", "/warm/disk-0", final + "/disk-1.layer",
+		final + "/device.state", outside(root) + "/warm/memory", final + "/memory.map", outside(root) + "/images/disk",
+		final + "/memory-0.layer", final + "/memory-1.layer", outside(root) + "/warm/disk-0", final + "/disk-1.layer",
 	}, rec.files())
 	require.Equal(t, "s", rec.Disk.Layers[1].Sum)
 
@@ -115,6 +118,43 @@ func TestLinkIntoItself(t *testing.T) {
 	require.Equal(t, stale, left)
 }
 
+// A record names files by the name that the data directory had then. Below the root they are
+// linked all the same, or they would go with their sandbox.
+func TestLinkByAnotherName(t *testing.T) {
+	t.Parallel()
+	r, root := New(nil, qcow2.New()), t.TempDir()
+	other := root + "-link"
+	require.NoError(t, os.Symlink(root, other))
+	names := []string{root, other}
+	if os.Geteuid() == 0 {
+		bind := t.TempDir()
+		require.NoError(t, unix.Mount(root, bind, "", unix.MS_BIND, ""))
+		t.Cleanup(func() { require.NoError(t, unix.Unmount(bind, 0)) })
+		names = append(names, bind)
+	}
+	c := place(t, root)
+	want := contents(t, c)
+	linked := 0
+	for _, then := range names {
+		for _, now := range names {
+			old := runtime.Capture{Dir: c.Dir, Record: bytes.ReplaceAll(c.Record, []byte(root+"/"), []byte(then+"/"))}
+			linked++
+			dir := newDir(t, filepath.Join(now, "new", fmt.Sprint(linked)))
+			for range 2 {
+				raw, err := r.Link(t.Context(), old, dir, now)
+				require.NoError(t, err)
+				got := runtime.Capture{Dir: dir, Record: raw}
+				require.Equal(t, want, contents(t, got))
+				require.NotContains(t, string(raw), "x/disk/")
+				require.NotContains(t, string(raw), "x/captures/")
+				old = got
+			}
+		}
+	}
+	require.NoError(t, os.RemoveAll(filepath.Join(root, "x")))
+	require.NoError(t, os.Remove(other))
+}
+
 // A Link that fails leaves no name behind, and says what is lost.
 func TestLinkFails(t *testing.T) {
 	t.Parallel()
@@ -129,4 +169,11 @@ func TestLinkFails(t *testing.T) {
 	entries, err := os.ReadDir(dir)
 	require.NoError(t, err)
 	require.Empty(t, entries)
+
+	// What nobody can find by the name that it has might lie below the root.
+	c = place(t, root)
+	require.NoError(t, os.Remove(outside(root)+"/warm/disk-0"))
+	_, err = r.Link(t.Context(), c, dir, root)
+	require.Equal(t, fault.DataLoss, fault.KindOf(err), "%v", err)
+	require.ErrorContains(t, err, "disk-0")
 }

@@ -94,8 +94,10 @@ func (r captureRecord) files() []string {
 	return out
 }
 
-// names tells whether the record names a file.
-func (r captureRecord) names(path string) bool { return slices.Contains(r.files(), path) }
+// names tells whether the record names a file, by whatever name.
+func (r captureRecord) names(path string) bool {
+	return slices.ContainsFunc(r.files(), func(name string) bool { return sameFile(name, path) })
+}
 
 // restorable refuses a capture that this host's VMM cannot load, and one without memory.
 func (r captureRecord) restorable(have vmm.Identity) error {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/roosthq/roost/internal/fault"
 	"github.com/roosthq/roost/internal/host/disk"
@@ -73,9 +74,10 @@ func isGone(spec runtime.Spec, rec instanceRecord) error {
 func (r *Runtime) sealLast(ctx context.Context, spec runtime.Spec, rec instanceRecord) (disk.Stack, error) {
 	lives := r.chain(rec.Live, firstIndex(r, spec, rec))
 	if n := len(lives); n > 0 {
-		unwritten, err := isUnwritten(lives[n-1].Path)
+		last := lives[n-1].Path
+		unwritten, err := isUnwritten(last)
 		if err != nil {
-			return disk.Stack{}, err
+			return disk.Stack{}, deadDisk(err, last)
 		}
 		if unwritten {
 			lives = lives[:n-1]
@@ -92,11 +94,21 @@ func (r *Runtime) sealLast(ctx context.Context, spec runtime.Spec, rec instanceR
 		}
 		layer, _, err := r.disk.Seal(ctx, live, 0, nil)
 		if err != nil {
-			return stack, err
+			return stack, deadDisk(err, live.Path)
 		}
 		stack = stack.With(layer)
 	}
 	return stack, nil
+}
+
+// deadDisk says of a disk that cannot be sealed whether it ever will be. Nothing runs that could
+// hold it, so one that is refused is damaged, or was made into something else by what had it: it
+// must not stand in the way back to the last save. Nor must one that the host cannot read.
+func deadDisk(err error, path string) error {
+	if !fault.Is(err, fault.FailedPrecondition) && !errors.Is(err, syscall.EIO) {
+		return err
+	}
+	return &fault.Error{Kind: fault.DataLoss, Op: "seal", Object: "disk " + path, Err: err, Hint: diskHint}
 }
 
 // isUnwritten tells a disk that never came into use from one that a VM had: the head of a disk's

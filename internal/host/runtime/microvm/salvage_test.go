@@ -88,7 +88,34 @@ func TestSalvage(t *testing.T) {
 	}
 	require.NoError(t, os.WriteFile(third, []byte("not a disk"), 0o600))
 	_, err := w.salvage(t)
-	require.Error(t, err, "the VM's last disk is damaged: an older one is not it")
+	require.Equal(t, fault.DataLoss, fault.KindOf(err), "the VM's last disk is damaged: an older one is not it (%v)", err)
+}
+
+// A disk that is refused will be refused for ever: that is damage, and says so.
+func TestSalvageOfADamagedDisk(t *testing.T) {
+	t.Parallel()
+	for name, damage := range map[string]func(head []byte){
+		"its magic":                         func(head []byte) { head[0] = 'x' },
+		"QEMU found it corrupt":             func(head []byte) { head[79] |= 2 },
+		"its size":                          func(head []byte) { head[24] ^= 1 },
+		"a backing file":                    func(head []byte) { head[15] = 1 },
+		"a feature that nobody has made it": func(head []byte) { head[72] = 1 },
+	} {
+		w := newWreck(t)
+		f, err := os.OpenFile(w.rec.Live.Path, os.O_RDWR, 0)
+		require.NoError(t, err)
+		head := make([]byte, 104)
+		_, err = f.ReadAt(head, 0)
+		require.NoError(t, err)
+		damage(head)
+		_, err = f.WriteAt(head, 0)
+		require.NoError(t, err)
+		require.NoError(t, f.Close())
+		_, err = w.salvage(t)
+		require.Equal(t, fault.DataLoss, fault.KindOf(err), "%s: %v", name, err)
+		require.Equal(t, diskHint, fault.HintOf(err), name)
+		require.ErrorContains(t, err, w.rec.Live.Path)
+	}
 }
 
 // The very first disk may be the one that never reached the host's disk.

@@ -1,8 +1,10 @@
 package runtimetest
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -146,6 +148,7 @@ func (s *suite) testSalvage(t *testing.T) {
 	b.kill()
 	require.False(t, b.awaitExit().Requested)
 
+	b.salvageRefuses(c, old, dir)
 	var salvaged saved
 	for range 2 { // with the record of before the capture, and again
 		record, err := b.rt.Salvage(t.Context(), b.spec, old, dir)
@@ -172,6 +175,30 @@ func (s *suite) testSalvage(t *testing.T) {
 	require.Equal(t, sum, next.sh("md5sum </root/big"))
 	next.sh("echo lives >/root/file; sync")
 	kept()
+}
+
+// salvageRefuses damages the head of each disk that no capture has, as it lies there when its
+// sandbox is dead: that is damage, which leads back to the capture, and no more than that.
+func (b *box) salvageRefuses(c saved, record json.RawMessage, dir string) {
+	b.Helper()
+	sealed, err := b.rt.Files(c.Capture)
+	require.NoError(b, err)
+	damaged := 0
+	for _, name := range filesBelow(b, b.spec.DiskDir) {
+		path := filepath.Join(b.spec.DiskDir, name)
+		if slices.Contains(sealed, path) {
+			continue
+		}
+		damaged++
+		aside := path + ".aside"
+		require.NoError(b, os.Rename(path, aside))
+		require.NoError(b, os.WriteFile(path, []byte("no disk that anybody has made"), 0o600))
+		_, err := b.rt.Salvage(b.Context(), b.spec, record, dir)
+		refused(b, err, fault.DataLoss)
+		require.NotEmpty(b, fault.HintOf(err))
+		require.NoError(b, os.Rename(aside, path))
+	}
+	require.Positive(b, damaged, "the last disk")
 }
 
 // testStopped: a sandbox whose process a signal holds says so; one that is frozen does not.
