@@ -46,7 +46,10 @@ func (m *Manager) idleNow(s *Sandbox, limit time.Duration) bool {
 func (m *Manager) pauseIfIdle(ctx context.Context, s *Sandbox, limit time.Duration) error {
 	if _, _, guest := s.parts(); guest != nil {
 		quiet, err := guest.IdleFor(ctx)
-		if err == nil && quiet < limit {
+		if err != nil {
+			return m.notAnswered(ctx, s, err)
+		}
+		if quiet < limit {
 			s.touch(m.cfg.Clock().Add(-quiet))
 			return nil
 		}
@@ -60,4 +63,14 @@ func (m *Manager) pauseIfIdle(ctx context.Context, s *Sandbox, limit time.Durati
 	// Do not try again every second: a full disk, say, stays full for a while.
 	s.touch(m.cfg.Clock())
 	return err
+}
+
+// notAnswered is a guest that does not say whether it is idle: it may be all too busy, and is
+// asked again after as long. One that was paused or ended meanwhile is no error.
+func (m *Manager) notAnswered(ctx context.Context, s *Sandbox, err error) error {
+	if ctx.Err() != nil || s.journal().State != Running {
+		return nil
+	}
+	s.touch(m.cfg.Clock())
+	return fault.Wrap(err, "ask for idleness of", "sandbox "+s.ID())
 }

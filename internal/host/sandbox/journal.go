@@ -57,6 +57,22 @@ type journal struct {
 	// one being made by a pause.
 	Capture int `json:"capture,omitempty"`
 	Pending int `json:"pending,omitempty"`
+	// Fallback is a capture that is kept beside the current one, until a pause has made another.
+	// Before it in number: the last save, while the current capture is the disk of a dead instance
+	// that nothing has started from yet. After it: such a disk that did not start, whose number
+	// must not be taken again.
+	Fallback int `json:"fallback,omitempty"`
+	// Mended: the journal was made anew out of the last capture. Files that it does not name may
+	// be newer, so none is removed before there is another.
+	Mended bool `json:"mended,omitempty"`
+
+	// Unthawed is when it was first tried to thaw a sandbox whose guest does not answer. It is not
+	// written down: an agent's own tries count.
+	Unthawed time.Time `json:"-"`
+
+	// Fork is the fork that made this sandbox, until all of its sandboxes are there: after a crash
+	// the source's journal tells whether they were.
+	Fork *forkNote `json:"fork,omitempty"`
 
 	// BootID is the host's boot in which this was written: after another one nothing runs.
 	BootID string `json:"boot_id,omitempty"`
@@ -69,6 +85,30 @@ type journal struct {
 
 // did says whether an operation was carried out already.
 func (j *journal) did(op string) bool { return op != "" && slices.Contains(j.Operations, op) }
+
+// next is the number of a capture that is about to be made: no other has it, or had.
+func (j *journal) next() int { return max(j.Capture, j.Fallback) + 1 }
+
+// saved makes the pending capture, of all that there is of the sandbox, the current one.
+func (j *journal) saved() {
+	j.Capture, j.Pending, j.Fallback, j.Mended = j.Pending, 0, 0, false
+}
+
+// salvaged makes the pending capture, of the disk of a dead instance, the current one. Whether
+// anything starts from that is not known: the last save stays.
+func (j *journal) salvaged() {
+	if j.Fallback == 0 || j.Fallback > j.Capture {
+		j.Fallback = j.Capture
+	}
+	j.Capture, j.Pending = j.Pending, 0
+}
+
+// unproven says that the current capture is a salvaged disk which nothing has started from yet,
+// with a save to go back to.
+func (j *journal) unproven() bool { return j.Fallback != 0 && j.Fallback < j.Capture }
+
+// exchange makes the fallback the current capture, and the other way round.
+func (j *journal) exchange() { j.Capture, j.Fallback = j.Fallback, j.Capture }
 
 // note remembers an operation.
 func (j *journal) note(op string) {

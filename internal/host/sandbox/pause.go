@@ -66,7 +66,7 @@ func (m *Manager) pause(ctx context.Context, s *Sandbox, op Operation, opts Paus
 	wanted := true
 	err := s.update(false, func(j *journal) {
 		if wanted = still == nil || still(s); wanted {
-			j.State, j.Pending = Pausing, j.Capture+1
+			j.State, j.Pending = Pausing, j.next()
 		}
 	})
 	switch {
@@ -183,7 +183,7 @@ func (m *Manager) unpublish(s *Sandbox) error {
 }
 
 // abandonPause makes the sandbox run again after a pause that was not committed. When it does
-// not, it is failed, with its disk kept.
+// not, it is failed, with its disk kept; where only its guest is slow the pause stays unfinished.
 func (m *Manager) abandonPause(ctx context.Context, s *Sandbox, cause error) error {
 	ctx, cancel := undo.Context(ctx)
 	defer cancel()
@@ -192,7 +192,7 @@ func (m *Manager) abandonPause(ctx context.Context, s *Sandbox, cause error) err
 		return classify(cause, "the sandbox still runs: ")
 	}
 	reason := fmt.Sprintf("pause failed (%v) and the sandbox could not be thawed (%v)", fault.Message(cause), err)
-	return errors.Join(classify(cause, ""), err, m.fail(ctx, s, reason))
+	return errors.Join(m.unthawed(ctx, s, err, reason), classify(cause, ""))
 }
 
 // runOn lets a sandbox in the middle of an uncommitted pause run on.
@@ -202,7 +202,7 @@ func (m *Manager) runOn(ctx context.Context, s *Sandbox) error {
 	}
 	m.dropStage(s)
 	record := m.recordOf(s) // a capture that was begun may have given it another disk
-	settle := func(j *journal) { j.State, j.Pending, j.Instance = Running, 0, record }
+	settle := func(j *journal) { j.State, j.Pending, j.Instance, j.Unthawed = Running, 0, record, time.Time{} }
 	if err := s.update(false, settle); err != nil {
 		// It runs, whatever its journal says; after a crash an unpublished pause is thawed.
 		m.log.Warn("a pause's end is not written down", "sandbox", s.ID(), "error", err)
@@ -250,7 +250,7 @@ func (m *Manager) finishPause(ctx context.Context, s *Sandbox) error {
 		err = m.runOn(ctx, s)
 	}
 	if err != nil {
-		return errors.Join(err, m.fail(ctx, s, "it could not be thawed after an unfinished pause: "+fault.Message(err)))
+		return m.unthawed(ctx, s, err, "it could not be thawed after an unfinished pause: "+fault.Message(err))
 	}
 	return nil
 }
@@ -271,7 +271,7 @@ func (m *Manager) completePause(ctx context.Context, s *Sandbox, op Operation, r
 	usage := m.pausedUsage(s)
 	slot, err := m.writeVacant(s, true, func(j *journal) {
 		j.State, j.Reason = Paused, reason
-		j.Capture, j.Pending = j.Pending, 0
+		j.saved()
 		j.Generation++
 		j.note(op.ID)
 		j.DiskIndex++

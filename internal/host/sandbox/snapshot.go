@@ -166,7 +166,7 @@ func (m *Manager) captureRunning(ctx context.Context, s *Sandbox, stage string, 
 	began := time.Now()
 	record, err := m.freezeAndCapture(ctx, s, stage, opts, clock)
 	if e := m.finishSnapshot(ctx, s); e != nil {
-		return origin{}, errors.Join(err, e)
+		return origin{}, errors.Join(e, err)
 	}
 	clock.mark("thaw")
 	if err != nil {
@@ -202,40 +202,6 @@ func (m *Manager) freezeAndCapture(ctx context.Context, s *Sandbox, stage string
 	return record, failpoint.Hit("sandbox.snapshot.captured")
 }
 
-// How often, and how far apart, a thaw is tried: giving up ends the sandbox.
-const (
-	thawTries = 3
-	thawWait  = 100 * time.Millisecond
-)
-
-// thaw lets a frozen sandbox run: its machine, then its user processes. Idempotent.
-func (m *Manager) thaw(ctx context.Context, s *Sandbox) error {
-	in, _, _ := s.parts()
-	if in == nil {
-		return fault.New(fault.NotFound, "thaw", "sandbox", "nothing of it runs")
-	}
-	ctx = untilExit(ctx, in)
-	for try := 1; ; try++ {
-		err := s.tryThaw(ctx)
-		if err == nil || try == thawTries {
-			return explain(ctx, err)
-		}
-		select {
-		case <-ctx.Done():
-			return explain(ctx, err)
-		case <-time.After(thawWait):
-		}
-	}
-}
-
-func (s *Sandbox) tryThaw(ctx context.Context) error {
-	in, _, guest := s.parts()
-	if err := in.Thaw(ctx); err != nil {
-		return err
-	}
-	return guest.Thaw(ctx, s.journal().Generation)
-}
-
 // publishSnapshot makes a staged snapshot one: the rename is the commit point.
 func (m *Manager) publishSnapshot(stage, dir string, man manifest) error {
 	if err := writeManifest(stage, man); err != nil {
@@ -256,18 +222,17 @@ func (m *Manager) publishSnapshot(stage, dir string, man manifest) error {
 }
 
 // finishSnapshot lets the source of a snapshot, whatever became of that, run on. A source that
-// cannot be thawed is failed, with its disk kept.
+// cannot be thawed is failed, with its disk kept; one that is only slow keeps its state.
 func (m *Manager) finishSnapshot(ctx context.Context, s *Sandbox) error {
 	ctx, cancel := undo.Context(ctx)
 	defer cancel()
 	if err := m.thaw(ctx, s); err != nil {
-		reason := "it could not be thawed after a snapshot: " + fault.Message(err)
-		return errors.Join(err, m.fail(ctx, s, reason))
+		return m.unthawed(ctx, s, err, "it could not be thawed after a snapshot: "+fault.Message(err))
 	}
 	in, _, _ := s.parts()
 	record, err := in.Record() // its disk may be another one by now
 	settle := func(j *journal) {
-		j.State = Running
+		j.State, j.Unthawed = Running, time.Time{}
 		if err == nil {
 			j.Instance = record
 		}

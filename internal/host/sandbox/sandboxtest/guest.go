@@ -2,6 +2,7 @@ package sandboxtest
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/http"
 	"sync"
@@ -119,6 +120,14 @@ func (g *guest) Stats(_ context.Context, req *connect.Request[guestv1.StatsReque
 	return control(g, req.Header(), "guest.stats", out, func() { out.IdleMs = g.idle.Milliseconds() })
 }
 
+// refusal is a fault as the guest answers it: internal, or of the code that it says.
+func refusal(err error) error {
+	if c := new(connect.Error); errors.As(err, &c) {
+		return c
+	}
+	return connect.NewError(connect.CodeInternal, err)
+}
+
 func control[T any](g *guest, h http.Header, fault string, out *T, do func()) (*connect.Response[T], error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -126,7 +135,7 @@ func control[T any](g *guest, h http.Header, fault string, out *T, do func()) (*
 		return nil, err
 	}
 	if err := g.rt.hit(fault); err != nil {
-		return nil, connect.NewError(connect.CodeInternal, err)
+		return nil, refusal(err)
 	}
 	do()
 	return connect.NewResponse(out), nil
