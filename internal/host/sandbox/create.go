@@ -40,6 +40,7 @@ type plan struct {
 	// template whose memory or kernel it starts from; nil when it starts from an origin.
 	template *image.Template
 	origin   *origin
+	fork     *forkNote
 }
 
 // Create makes a sandbox and returns when it answers. A failed create leaves nothing, or, when
@@ -90,13 +91,19 @@ func (m *Manager) createFresh(ctx context.Context, s *Sandbox, op Operation, p p
 }
 
 // createAgain answers a create whose id is taken: as before when it is the same operation. gone
-// says that the id is free again, since that create failed while this one waited for it.
+// says that the id is free again, since that create failed while this one waited for it, or since
+// what had it was being destroyed.
 func (m *Manager) createAgain(ctx context.Context, s *Sandbox, op Operation) (_ View, gone bool, _ error) {
-	_, leave, err := s.enter(ctx)
+	ctx, leave, err := s.enter(ctx)
 	if err != nil {
 		return View{}, false, err
 	}
 	defer leave()
+	if state := s.journal().State; m.has(s) && (state == Creating || state == Destroying) {
+		if err := m.finish(ctx, s); err != nil {
+			return View{}, false, fault.Wrap(err, "finish the end of", "sandbox "+s.ID())
+		}
+	}
 	if !m.has(s) {
 		return View{}, true, nil
 	}
@@ -189,7 +196,7 @@ func (m *Manager) newJournal(p plan) journal {
 	}
 	if p.origin != nil {
 		j.Template, j.DefaultUser = p.origin.man.Template, p.origin.man.DefaultUser
-		j.Generation = p.origin.man.Generation
+		j.Generation, j.Fork = p.origin.man.Generation, p.fork
 		return j
 	}
 	j.TemplateName, j.Template, j.DefaultUser = p.template.Name, bootable(*p.template), p.template.DefaultUser

@@ -56,6 +56,9 @@ func (m *Manager) recover(ctx context.Context) error {
 	if err := group.Wait(); err != nil {
 		return err
 	}
+	if err := m.finishForks(ctx); err != nil {
+		m.log.Error("take back unfinished forks", "error", err)
+	}
 	if err := m.reapBoots(ctx, boots); err != nil {
 		m.log.Error("end boots of templates", "error", err)
 	}

@@ -356,3 +356,33 @@ func TestSnapshotsAreListedOldestFirst(t *testing.T) {
 	require.Equal(t, id("z"), all[0].ID)
 	require.Equal(t, id("x"), all[2].ID)
 }
+
+// A fork that the agent did not live to finish is taken back whole; a finished one stands whole.
+func TestForksAreAllOrNoneAfterACrash(t *testing.T) {
+	onEach(t, func(t *testing.T, h *host) {
+		a := id("a")
+		h.create(a)
+		h.fork(a, id("b"), id("c"))
+		h.fork(a, id("d"), id("e"))
+		for _, name := range []string{id("b"), id("c"), id("d"), id("e")} {
+			require.Nil(t, h.sandbox(name).journal().Fork, "it stands for itself")
+		}
+		// As a crash leaves them: one before the commit, one after it.
+		h.noteFork(id("b"), a, "never committed")
+		h.noteFork(id("c"), a, "never committed")
+		h.noteFork(id("d"), a, "fork-"+id("d"))
+		h.noteFork(id("e"), id("z"), "of a source that is gone")
+		h.restart()
+		require.Len(t, h.m.List(), 3)
+		for _, name := range []string{a, id("d"), id("e")} {
+			h.answers(name)
+			require.Nil(t, h.sandbox(name).journal().Fork)
+		}
+		require.Len(t, h.Slots(), 3)
+	})
+}
+
+func (h *host) noteFork(name, source, op string) {
+	h.t.Helper()
+	require.NoError(h.t, h.sandbox(name).update(true, func(j *journal) { j.Fork = &forkNote{Source: source, Operation: op} }))
+}
