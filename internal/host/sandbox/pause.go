@@ -63,8 +63,15 @@ func (m *Manager) pauseIf(ctx context.Context, op Operation, id string, opts Pau
 
 func (m *Manager) pause(ctx context.Context, s *Sandbox, op Operation, opts PauseOptions, still func(*Sandbox) bool) (int64, error) {
 	clock := newStopwatch()
+	next := s.journal()
+	// Before the journal names it: it would count as published.
+	empty, err := m.clearCapture(s, next.next())
+	if err != nil {
+		return 0, classify(err, "the sandbox still runs: ")
+	}
+	empty()
 	wanted := true
-	err := s.update(false, func(j *journal) {
+	err = s.update(false, func(j *journal) {
 		if wanted = still == nil || still(s); wanted {
 			j.State, j.Pending = Pausing, j.next()
 		}
@@ -156,28 +163,53 @@ func (m *Manager) publish(s *Sandbox, stage string, man manifest, written, renam
 	if err := written(); err != nil {
 		return err
 	}
+	empty, err := m.clearCapture(s, s.journal().Pending)
+	if err != nil {
+		return err
+	}
+	defer empty()
 	if err := os.Rename(stage, s.dir.Capture(s.journal().Pending)); err != nil {
 		return fault.Wrap(err, "publish", "capture")
 	}
-	err := errors.Join(renamed(), syncDir(s.dir.Captures()), syncDir(s.dir.String()), syncDir(m.cfg.Data.Sandboxes()))
+	err = errors.Join(renamed(), syncDir(s.dir.Captures()), syncDir(s.dir.String()), syncDir(m.cfg.Data.Sandboxes()))
 	if err == nil {
 		return nil
 	}
 	// The disk does not promise to keep it. Where it cannot be taken back either, it stands.
-	if back := m.unpublish(s); back != nil {
+	if back := m.unpublish(s); back != nil && m.published(s) {
 		m.log.Error("capture is published, but not synced", "sandbox", s.ID(), "error", errors.Join(err, back))
 		return nil
 	}
 	return fault.Wrap(err, "sync", "capture directory")
 }
 
+// clearCapture moves away, for empty to remove, what lies where a capture will be published. No
+// journal ever named it as the sandbox's: it is what a pause left that could not be taken back.
+func (m *Manager) clearCapture(s *Sandbox, n int) (empty func(), err error) {
+	empty, err = m.discard(s.dir.Capture(n), fmt.Sprintf("%s-capture-%d", s.ID(), n))
+	if errors.Is(err, os.ErrNotExist) {
+		return empty, nil
+	}
+	if err == nil {
+		m.log.Warn("leftover of an earlier pause removed", "sandbox", s.ID(), "capture", n)
+		err = syncDir(s.dir.Captures())
+	}
+	return empty, fault.Wrap(err, "remove", "leftover of an earlier pause")
+}
+
 // unpublish makes the pending capture a stage again, before the sandbox runs on: the disk that
-// the capture names is then written to, and must never meet the memory in it.
+// the capture names is then written to, and must never meet the memory in it, after a power cut
+// neither. When that cannot be promised, what was published stays so.
 func (m *Manager) unpublish(s *Sandbox) error {
 	n := s.journal().Pending
-	err := os.Rename(s.dir.Capture(n), s.dir.CaptureStage(n))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
+	dir, stage := s.dir.Capture(n), s.dir.CaptureStage(n)
+	err := os.Rename(dir, stage)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fault.Wrap(err, "take back", "capture")
+	}
+	moved := err == nil
+	if err = syncDir(s.dir.Captures()); err != nil && moved {
+		err = errors.Join(err, os.Rename(stage, dir))
 	}
 	return fault.Wrap(err, "take back", "capture")
 }
@@ -222,6 +254,18 @@ func (m *Manager) recordOf(s *Sandbox) json.RawMessage {
 		m.log.Warn("instance's record is not renewed", "sandbox", s.ID(), "error", err)
 	}
 	return s.journal().Instance
+}
+
+// dropPending removes what a pause of a sandbox that dies has written, published or not: nobody
+// completes it any more. Where that cannot be, clearCapture does it.
+func (m *Manager) dropPending(s *Sandbox) {
+	if s.journal().Pending == 0 {
+		return
+	}
+	if err := m.unpublish(s); err != nil {
+		m.log.Warn("unfinished capture stays until the next pause", "sandbox", s.ID(), "error", err)
+	}
+	m.dropStage(s)
 }
 
 // dropStage removes what an uncommitted pause has written.

@@ -45,7 +45,7 @@ func (m *Manager) watch(s *Sandbox, in runtime.Instance) {
 		if now, _, _ := s.parts(); now != in {
 			return
 		}
-		if why != "" {
+		if why != "" && m.ran(s) { // a published pause is completed, a destroy goes on
 			err = m.fail(ctx, s, why)
 		} else {
 			err = m.finish(ctx, s)
@@ -111,17 +111,23 @@ func (m *Manager) fail(ctx context.Context, s *Sandbox, reason string) error {
 }
 
 // die gives back what a dead sandbox held and keeps its disk, console and reason, and what its
-// disk can be found by. While something of it still runs it keeps its slot and uid.
+// disk can be found by. While something of it still runs it keeps its slot and uid. What is being
+// destroyed cannot die.
 func (m *Manager) die(ctx context.Context, s *Sandbox, as State, reason string) error {
 	ctx, cancel := undo.Context(ctx)
 	defer cancel()
-	m.log.Warn("sandbox "+string(as), "sandbox", s.ID(), "reason", reason)
-	if j := s.journal(); j.State != Failed && j.State != Lost {
-		m.dropStage(s)
+	j := s.journal()
+	dead := j.State == Failed || j.State == Lost
+	if !dead && !may(j.State, as) {
+		return fault.New(fault.Internal, "change", "sandbox "+j.ID, string(j.State)+" cannot become "+string(as))
+	}
+	m.log.Warn("sandbox "+string(as), "sandbox", j.ID, "reason", reason)
+	if !dead {
+		m.dropPending(s)
 		last := m.recordOf(s)
 		settle := func(j *journal) {
 			m.thisBoot(j)
-			j.State, j.Reason, j.Pending, j.Last = as, reason, 0, last
+			j.State, j.Reason, j.Pending, j.Last, j.Unthawed = as, reason, 0, last, time.Time{}
 			j.Generation++
 		}
 		// First, so that whoever is cut off by the rest finds the reason.
