@@ -12,7 +12,12 @@ import (
 // retire removes the builds of a runtime that nothing needs any more: no capture, no instance
 // and no template's memory. What cannot be read may need any of them, so then none goes. What
 // starts meanwhile starts in the current build, which stays, or from a capture, which is seen.
+// While something is being made, of what may be gone already, it waits for the next time.
 func (m *Manager) retire() error {
+	if !m.making.TryLock() {
+		return nil
+	}
+	defer m.making.Unlock()
 	var errs []error
 	for _, rt := range m.cfg.Runtimes {
 		keeper, keeps := rt.(runtime.Keeper)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/roosthq/roost/internal/fault"
 	"github.com/roosthq/roost/internal/host/guestclient"
+	"github.com/roosthq/roost/internal/host/paths"
 	"github.com/roosthq/roost/internal/undo"
 )
 
@@ -69,13 +70,13 @@ func (m *Manager) recover(ctx context.Context) error {
 	return nil
 }
 
-// load reads one directory. A directory without a journal is a create that never got so far
-// as to make anything else. One whose journal is damaged holds somebody's data: it is kept, as
-// failed, until mend looks at it; damage is why.
+// load reads one directory. One without a journal and with no other file is a create that never
+// got so far as to make any. One whose journal is damaged, or gone, holds somebody's data: it is
+// kept, as failed, until mend looks at it; damage is why.
 func (m *Manager) load(name string) (s *Sandbox, damage, err error) {
 	dir := m.cfg.Data.Sandbox(name)
 	j, err := readJournal(dir)
-	if errors.Is(err, os.ErrNotExist) {
+	if errors.Is(err, os.ErrNotExist) && !holdsData(dir) {
 		empty, moved := m.discard(dir.String(), name)
 		empty()
 		return nil, nil, errors.Join(err, moved)
@@ -92,6 +93,18 @@ func (m *Manager) load(name string) (s *Sandbox, damage, err error) {
 	m.all[name] = s
 	m.mu.Unlock()
 	return s, err, nil
+}
+
+// holdsData says whether there is, or may be, anything in a sandbox's directory that a person
+// could miss.
+func holdsData(dir paths.Sandbox) bool {
+	for _, path := range []string{dir.Captures(), dir.Disk()} {
+		entries, err := os.ReadDir(path)
+		if len(entries) > 0 || err != nil && !errors.Is(err, os.ErrNotExist) {
+			return true
+		}
+	}
+	return false
 }
 
 // recoverOne takes up a sandbox where the last agent left it.

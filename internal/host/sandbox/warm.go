@@ -95,6 +95,12 @@ func (m *Manager) makeWarm(ctx context.Context, rt runtime.Runtime, key image.Wa
 			return nil, err
 		}
 		defer end()
+		// The callers', which hold it too, may all have given up before this is done.
+		m.making.RLock()
+		defer m.making.RUnlock()
+		if _, err := m.cfg.Images.TemplateByDigest(t.Digest); err != nil {
+			return nil, err // removed before this began
+		}
 		ctx, cancel := context.WithTimeout(ctx, bootTimeout)
 		defer cancel()
 		w, err := m.bootWarm(ctx, rt, key, r, t)
