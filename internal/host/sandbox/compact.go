@@ -12,7 +12,8 @@ import (
 // wants it; by the resume itself where there was no time for that.
 
 // compact merges a disk that has become too deep to open, and publishes the capture anew. What an
-// interrupted one has written is removed.
+// interrupted one has written is removed, and what was merged is, unless the sandbox is a dead one
+// on its way back: that has a disk which no capture names (dropUnused).
 func (m *Manager) compact(ctx context.Context, s *Sandbox, c runtime.Capture, man manifest) (runtime.Capture, error) {
 	record, changed, err := s.rt.Compact(ctx, s.spec(m), c)
 	if err == nil && !changed {

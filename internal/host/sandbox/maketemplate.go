@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 
 	"github.com/roosthq/roost/internal/failpoint"
 	"github.com/roosthq/roost/internal/fault"
@@ -65,6 +66,11 @@ func (m *Manager) createTemplate(ctx context.Context, op Operation, req Template
 	if t, snap, done, err := m.madeBefore(op, req); done || err != nil {
 		return t, snap, err
 	}
+	keeps := false
+	if req.Keep != "" { // an earlier snapshot of that id is not this call's to take back
+		_, err := m.Snapshot(req.Keep)
+		keeps = fault.Is(err, fault.NotFound)
+	}
 	report("capture", "saving the state of the source")
 	o, release, err := m.templateOrigin(ctx, op, req)
 	if err != nil {
@@ -73,7 +79,9 @@ func (m *Manager) createTemplate(ctx context.Context, op Operation, req Template
 	defer release()
 	var snap *Snapshot
 	if req.Keep != "" {
-		undos.Push("keep no memory", func(ctx context.Context) error { return m.DeleteSnapshot(ctx, req.Keep) })
+		if keeps {
+			undos.Push("keep no memory", func(ctx context.Context) error { return m.DeleteSnapshot(ctx, req.Keep) })
+		}
 		kept, err := m.Snapshot(req.Keep)
 		if err != nil {
 			return image.Template{}, nil, err
@@ -238,12 +246,9 @@ func (m *Manager) startThrowAway(ctx context.Context, rt runtime.Runtime, o orig
 // launchThrowAway restores the origin, or boots from its disk, and says which token its guest
 // accepts.
 func (m *Manager) launchThrowAway(ctx context.Context, rt runtime.Runtime, o origin, t image.Template, slot *network.Slot, spec runtime.Spec) (runtime.Instance, string, error) {
-	record, changed, err := rt.Compact(ctx, spec, o.capture)
-	if err != nil {
+	var err error
+	if o.capture, err = m.shallowCopy(ctx, rt, spec, o.capture); err != nil {
 		return nil, "", err
-	}
-	if changed {
-		o.capture.Record = record
 	}
 	unplug, err := plug(&spec, slot, rt)
 	if err != nil {
@@ -261,6 +266,25 @@ func (m *Manager) launchThrowAway(ctx context.Context, rt runtime.Runtime, o ori
 	spec.Initrd, spec.Guest = src.initrd, src.guest
 	in, err := rt.Boot(ctx, spec, runtime.BootOptions{From: &o.capture})
 	return in, src.controlToken, err
+}
+
+// shallowCopy is a capture that a throw-away can start from, by links in its directory: whatever
+// has to be merged is written there, and a published snapshot stays what it is.
+func (m *Manager) shallowCopy(ctx context.Context, rt runtime.Runtime, spec runtime.Spec, c runtime.Capture) (runtime.Capture, error) {
+	dir := filepath.Join(spec.DiskDir, "capture")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return c, fault.Wrap(err, "make", "directory of a copy")
+	}
+	record, err := rt.Link(ctx, c, dir, m.cfg.Data.Sandboxes())
+	if err != nil {
+		return c, originError(err)
+	}
+	c = runtime.Capture{Dir: dir, Record: record}
+	record, changed, err := rt.Compact(ctx, spec, c)
+	if changed {
+		c.Record = record
+	}
+	return c, err
 }
 
 // DeleteTemplate takes a template's name away; its files go when nothing stands on them.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 
 	"github.com/roosthq/roost/internal/fault"
@@ -88,9 +89,12 @@ func (m *Manager) mendOne(ctx context.Context, s *Sandbox, damage error) error {
 // pausedJournal is a new journal for what a sandbox's last capture says of it. Its identity and
 // its token are new: nobody knows the old ones.
 func (m *Manager) pausedJournal(s *Sandbox, damage error) (*journal, error) {
-	n, c, man, err := lastCapture(s)
+	n, before, c, man, err := lastCapture(s)
 	if err != nil {
 		return nil, err
+	}
+	if salvaged := man.DiskOnly && s.rt.Capabilities().DiskApart; !salvaged {
+		before = 0
 	}
 	if man.TemplateName == "" || man.Template.Digest == "" {
 		return nil, fault.New(fault.FailedPrecondition, "read", "capture", "it is of an earlier roost and does not say what sandbox it is of")
@@ -114,17 +118,20 @@ func (m *Manager) pausedJournal(s *Sandbox, damage error) (*journal, error) {
 		Runtime: man.Runtime, Isolation: man.Isolation,
 		MachineID: newMachineID(), AccessToken: newToken(), ControlToken: man.ControlToken,
 		Slot: noSlot, DiskIndex: freeIndex(s.dir.Disk()), Capture: n,
+		// It may be the disk of a dead instance that nothing has started from, and the last instance
+		// may have left a newer one. Nobody knows, so all stays until the next pause.
+		Fallback: before, Mended: true,
 		CreatedAt: man.CreatedAt, ActiveAt: now, Usage: m.usageOf(s, n),
 	}, nil
 }
 
-// lastCapture is the newest of a sandbox's captures that was not superseded.
-func lastCapture(s *Sandbox) (n int, c runtime.Capture, man manifest, err error) {
+// lastCapture is the newest of a sandbox's captures that was not superseded, and before the one
+// before it; 0 is none.
+func lastCapture(s *Sandbox) (n, before int, c runtime.Capture, man manifest, err error) {
 	err = fault.New(fault.NotFound, "read", "capture", "there is none")
-	for _, number := range captureNumbers(s.dir.Captures()) {
-		if number < n {
-			continue
-		}
+	numbers := captureNumbers(s.dir.Captures())
+	slices.Sort(numbers)
+	for _, number := range numbers {
 		found, its, e := readCapture(s.dir.Capture(number))
 		if errors.Is(e, os.ErrNotExist) {
 			continue // superseded: only files that others stand on are left
@@ -132,9 +139,9 @@ func lastCapture(s *Sandbox) (n int, c runtime.Capture, man manifest, err error)
 		if e == nil && its.SandboxID != s.ID() {
 			e = fault.New(fault.DataLoss, "read", "capture", "it is of sandbox "+its.SandboxID)
 		}
-		n, c, man, err = number, found, its, e
+		n, before, c, man, err = number, n, found, its, e
 	}
-	return n, c, man, err
+	return n, before, c, man, err
 }
 
 var numberPattern = regexp.MustCompile(`[0-9]+$`)

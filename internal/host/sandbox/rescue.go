@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"os"
+	"syscall"
 
 	"github.com/roosthq/roost/internal/failpoint"
 	"github.com/roosthq/roost/internal/fault"
+	"github.com/roosthq/roost/internal/undo"
 )
 
 // rescue wakes a failed or lost sandbox from what there is of it: the disk that its dead instance
@@ -14,6 +16,8 @@ import (
 //
 // The disk becomes a capture as in a pause: the journal names it first, the rename publishes it.
 // Until then a failure leaves the sandbox as it was; from then on it is paused, and booted as one.
+// The last save stays until a pause has made another: should that disk not boot, the sandbox goes
+// back to it (fallBack).
 func (m *Manager) rescue(ctx context.Context, s *Sandbox, op Operation, opts ResumeOptions) error {
 	j := s.journal()
 	if j.Last != nil && s.rt.Capabilities().DiskApart {
@@ -40,6 +44,11 @@ func (m *Manager) goBack(ctx context.Context, s *Sandbox, op Operation, opts Res
 	if err != nil {
 		return err
 	}
+	return m.wake(ctx, s, wayBack(s, man, op, opts))
+}
+
+// wayBack is the start of a sandbox as it was when it was last saved.
+func wayBack(s *Sandbox, man manifest, op Operation, opts ResumeOptions) wake {
 	w := wake{op: op, opts: opts, from: s.journal().State}
 	w.boot = man.DiskOnly || s.rt.Capabilities().DiskApart
 	w.why = "resumed from its save of "
@@ -47,12 +56,51 @@ func (m *Manager) goBack(ctx context.Context, s *Sandbox, op Operation, opts Res
 		w.why = "booted from its disk as it was saved at "
 	}
 	w.why += clockText(man.CreatedAt) + "; what came later is lost"
-	return m.wake(ctx, s, w)
+	return w
+}
+
+// fallBack wakes a paused sandbox, whose salvaged disk has just not started, as it was when it
+// was last saved. When that fails too, it is as it was before.
+func (m *Manager) fallBack(ctx context.Context, s *Sandbox, op Operation, opts ResumeOptions, cause error) error {
+	j := s.journal()
+	_, man, err := readCapture(s.dir.Capture(j.Fallback))
+	if err != nil {
+		return errors.Join(cause, err)
+	}
+	m.log.Error("a salvaged disk does not start; going back to the last save", "sandbox", j.ID,
+		"capture", j.Capture, "save", j.Fallback, "error", cause)
+	w := wayBack(s, man, op, opts)
+	w.why = "its disk, saved after it had died, did not start (" + fault.Message(cause) + "): " + w.why
+	// In one: between the two anybody would take the old save for all there is.
+	err = s.update(true, func(j *journal) {
+		j.State = Resuming
+		j.exchange()
+	})
+	if err == nil {
+		err = m.wake(ctx, s, w)
+	}
+	if err == nil {
+		return nil
+	}
+	if s.journal().State == Resuming {
+		ctx, cancel := undo.Context(ctx)
+		defer cancel()
+		err = errors.Join(err, m.abandonResume(ctx, s))
+	}
+	return errors.Join(cause, fault.Wrap(err, "go back to", "its last save"))
+}
+
+// startsNever says of an error that it is the capture's, as far as anybody can tell: not of
+// somebody who gave up, and not of a host that has no room. Of one that is the host's all the
+// same, the way back ends in it, too.
+func startsNever(ctx context.Context, err error) bool {
+	noRoom := fault.Is(err, fault.ResourceExhausted) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+	return ctx.Err() == nil && !noRoom
 }
 
 // salvage makes a dead sandbox's disk its next capture, with which it is paused.
 func (m *Manager) salvage(ctx context.Context, s *Sandbox) error {
-	err := s.update(true, func(j *journal) { j.Pending = j.Capture + 1 })
+	err := s.update(true, func(j *journal) { j.Pending = j.next() })
 	if err != nil {
 		return err
 	}
@@ -92,7 +140,7 @@ func (m *Manager) finishSalvage(s *Sandbox) error {
 	err := s.update(true, func(j *journal) {
 		j.Reason = "its disk was saved after it was " + string(j.State) + ": " + j.Reason
 		j.State, j.Last = Paused, nil
-		j.Capture, j.Pending = j.Pending, 0
+		j.salvaged()
 		j.Generation++
 		j.DiskIndex++
 		j.ActiveAt, j.Usage = m.cfg.Clock(), usage

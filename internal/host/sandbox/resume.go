@@ -82,8 +82,13 @@ func (m *Manager) resume(ctx context.Context, s *Sandbox, op Operation, opts Res
 		w.why = "booted from its disk as it was saved at " + clockText(man.CreatedAt) + "; memory and processes began anew"
 	}
 	err = m.wake(ctx, s, w)
-	if !w.boot {
+	j := s.journal()
+	switch {
+	case err == nil:
+	case !w.boot:
 		err = hintCold(s, err)
+	case j.State == Paused && j.unproven() && startsNever(ctx, err):
+		err = m.fallBack(ctx, s, op, opts, err)
 	}
 	return err
 }
@@ -153,6 +158,9 @@ func (m *Manager) wake(ctx context.Context, s *Sandbox, w wake) error {
 // settle is what the journal says of the sandbox once it runs.
 func (w wake) settle(j *journal) {
 	j.Reason, j.Was, j.Last = w.why, "", nil
+	if j.unproven() {
+		j.Fallback = 0 // what it was kept for has started
+	}
 	if w.opts.Idle != nil {
 		j.IdleTimeout = *w.opts.Idle
 	}
@@ -167,6 +175,9 @@ func (m *Manager) abandonResume(ctx context.Context, s *Sandbox) error {
 		return err
 	}
 	return m.vacate(ctx, s, true, func(j *journal) {
+		if j.Was == "" && j.Fallback > j.Capture {
+			j.exchange() // it was on its way back to its last save
+		}
 		j.State, j.Was = cmp.Or(j.Was, Paused), ""
 		// The next try must not meet a leftover of this one.
 		j.DiskIndex++

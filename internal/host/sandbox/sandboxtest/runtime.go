@@ -8,12 +8,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/roosthq/roost/internal/fault"
+	"github.com/roosthq/roost/internal/host/paths"
 	"github.com/roosthq/roost/internal/host/runtime"
 )
 
@@ -374,23 +374,40 @@ func (r *Runtime) Reap(ctx context.Context, spec runtime.Spec) error {
 }
 
 // Compact implements runtime.Runtime: it merges the layers that lie in the sandbox's directory
-// into one when there are more than 8.
+// into one when there are 8 or more, and files of memory into one in the capture's from 16 on.
 func (r *Runtime) Compact(ctx context.Context, spec runtime.Spec, c runtime.Capture) (json.RawMessage, bool, error) {
 	if err := r.at(ctx, "compact"); err != nil {
 		return nil, false, err
 	}
 	rec, err := r.parse(c)
-	const deepest = 8
-	if err != nil || len(rec.Disk) < deepest {
+	const deepest, most = 8, 16
+	disk, memory := len(rec.Disk) >= deepest, len(rec.Memory) >= most
+	if err != nil || !disk && !memory {
 		return nil, false, err
 	}
-	merged := filepath.Join(spec.DiskDir, fmt.Sprintf("merged-%d", spec.DiskIndex))
-	if err := os.WriteFile(merged, nil, 0o400); err != nil {
-		return nil, false, err
+	if disk {
+		merged := filepath.Join(spec.DiskDir, fmt.Sprintf("merged-%d", spec.DiskIndex))
+		if err := os.WriteFile(merged, nil, 0o400); err != nil {
+			return nil, false, err
+		}
+		rec.Disk = append(slices.DeleteFunc(rec.Disk, func(p string) bool { return filepath.Dir(p) == spec.DiskDir }), merged)
 	}
-	rec.Disk = append(slices.DeleteFunc(rec.Disk, func(p string) bool { return filepath.Dir(p) == spec.DiskDir }), merged)
+	if memory {
+		if err := mergeMemory(&rec, c.Dir); err != nil {
+			return nil, false, err
+		}
+	}
 	raw, err := json.Marshal(rec)
 	return raw, true, err
+}
+
+func mergeMemory(rec *record, dir string) error {
+	raw, err := os.ReadFile(rec.Memory[len(rec.Memory)-1])
+	if err != nil {
+		return err
+	}
+	rec.Memory = []string{"merged.layer"}
+	return os.WriteFile(filepath.Join(dir, rec.Memory[0]), raw, 0o400)
 }
 
 // ConsoleOf implements runtime.Runtime.
@@ -413,7 +430,9 @@ func (r *Runtime) Link(ctx context.Context, c runtime.Capture, dir, root string)
 	}
 	for kind, list := range map[string][]string{"disk": rec.Disk, "memory": rec.Memory} {
 		for i, path := range list {
-			if !strings.HasPrefix(path, root+"/") {
+			if _, below, err := paths.Below(path, root); err != nil {
+				return nil, err
+			} else if !below {
 				continue
 			}
 			list[i] = fmt.Sprintf("linked-%s-%d", kind, i)
