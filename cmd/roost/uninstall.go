@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -45,7 +44,7 @@ binary and the download cache stay.`,
 // everything that carries the installation's name.
 func uninstall(ctx context.Context, opts upOptions, keepImages bool) error {
 	var err error
-	if opts.data, err = filepath.Abs(opts.data); err != nil {
+	if opts.data, err = realData(opts.data); err != nil {
 		return err
 	}
 	if _, err := os.Stat(opts.data); err != nil {

@@ -91,7 +91,7 @@ func up(ctx context.Context, opts upOptions, out io.Writer) error {
 	defer closeLog()
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if opts.data, err = filepath.Abs(opts.data); err != nil {
+	if opts.data, err = realData(opts.data); err != nil {
 		return err
 	}
 	tell := teller{out: out}
@@ -110,6 +110,30 @@ func up(ctx context.Context, opts upOptions, out io.Writer) error {
 	}
 	<-ctx.Done()
 	return nil
+}
+
+// realData is the name of a data directory that stays when the links which lead to it change:
+// records and templates hold it. Where that is too long for sockets, the link is there to shorten
+// it, and the name given stays.
+func realData(path string) (string, error) {
+	given, err := filepath.Abs(path)
+	if err != nil {
+		return "", err
+	}
+	// What does not exist yet is made at the end of what does.
+	for at, rest := given, ""; ; at, rest = filepath.Dir(at), filepath.Join(filepath.Base(at), rest) {
+		found, err := filepath.EvalSymlinks(at)
+		switch {
+		case errors.Is(err, os.ErrNotExist):
+			continue
+		case err != nil:
+			return "", fault.Wrap(err, "find", "data directory "+given)
+		}
+		if real := filepath.Join(found, rest); paths.Data(real).Validate() == nil {
+			return real, nil
+		}
+		return given, nil
+	}
 }
 
 // startControl brings up the control plane over the agent's socket.
