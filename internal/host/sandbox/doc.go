@@ -36,8 +36,8 @@
 //     Forks are made all or none.
 //   - A sandbox whose runtime ends by itself, or is stopped by a signal for seconds, is failed, with
 //     the reason; its disk stays. A cold resume makes that disk a capture first (rescue), and is
-//     paused from then on; where the disk means nothing without its memory it goes back to the
-//     last capture, and says so.
+//     paused from then on; where the disk means nothing without its memory, is damaged or does not
+//     start, it goes back to the last capture, and says so. That stays until the disk has started.
 //   - A damaged capture is refused before its guest runs. A damaged journal whose last capture is
 //     whole makes the sandbox paused (mend).
 //   - Deep captures are merged in the background, by whoever gives way at once; the old files go
