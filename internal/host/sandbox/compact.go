@@ -62,6 +62,7 @@ func (m *Manager) compactHeld(ctx context.Context, s *Sandbox) {
 	if j.State != Paused || j.Capture == s.shallow || s.gone() != nil || !m.has(s) {
 		return
 	}
+	m.dropUnused(s) // what a pause that was cut short after its commit did not come to
 	c, man, err := readCapture(s.dir.Capture(j.Capture))
 	if err == nil {
 		_, err = m.compact(ctx, s, c, man)
