@@ -12,7 +12,8 @@
 // # Failure rules
 //
 // Boot and Restore undo what they made when they fail: no process, no socket stays. A failed
-// SaveState or SwitchDisk leaves the VM as it was. A VMM runs under the uid and gid of its
+// SaveState or SwitchDisk leaves the VM as it was; so does a SwitchDisk in which the agent dies,
+// for who adopts the VM, or it has happened (WritesTo tells). A VMM runs under the uid and gid of its
 // config, sees no file of another VM, and never has the template's memory writable. What a VMM
 // says is not trusted: sizes and states are checked.
 //
@@ -134,7 +135,8 @@ type Driver interface {
 	// from state and returns it paused.
 	Restore(ctx context.Context, cfg Config, state *os.File, prepare func(Mapping) error) (VM, error)
 	// Adopt takes over a VM that another agent process started. A VM that is gone, or is not
-	// the one in the handle, is fault.NotFound.
+	// the one in the handle, is fault.NotFound. What a switch of its disk that the other did not
+	// end left in the VMM is taken away.
 	Adopt(ctx context.Context, h Handle) (VM, error)
 	// ReadConsole is the kept console of a VM that had the directory, also when it is gone.
 	ReadConsole(dir string) ([]byte, error)
@@ -151,8 +153,11 @@ type VM interface {
 	// against the handle.
 	MemoryFile() (*os.File, error)
 	// SwitchDisk makes the VM write to the drive's last node, whose lower nodes are the drive
-	// that it has now.
+	// that it has now. It does nothing when the VM writes to the last node already.
 	SwitchDisk(ctx context.Context, drive []Node) error
+	// WritesTo identifies the file (or device) that the guest's writes go to: the VMM says which of
+	// its drive's nodes it is, and holds it open for writing.
+	WritesTo(ctx context.Context) (os.FileInfo, error)
 	// GrowDisk tells a running VM that its disk has become larger.
 	GrowDisk(ctx context.Context, sizeBytes int64) error
 	// Kill ends the VM and waits until its process is gone.

@@ -215,11 +215,11 @@ func (r *Runtime) Adopt(ctx context.Context, spec runtime.Spec, record json.RawM
 
 // takeOver finds disk and memory of an adopted VM.
 func (r *Runtime) takeOver(ctx context.Context, in *instance, spec runtime.Spec, rec instanceRecord) error {
-	m, err := in.vm.Mapping()
+	at, err := in.vm.WritesTo(ctx)
 	if err != nil {
 		return err
 	}
-	if err := r.findTop(&in.top, spec, rec, m); err != nil {
+	if err := r.findTop(&in.top, spec, rec, at); err != nil {
 		return err
 	}
 	if in.ram, err = r.takeBack(ctx, in.vm, rec); err != nil {

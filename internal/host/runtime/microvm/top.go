@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/roosthq/roost/internal/fault"
 	"github.com/roosthq/roost/internal/host/disk"
 	"github.com/roosthq/roost/internal/host/runtime"
-	"github.com/roosthq/roost/internal/host/vmm"
 )
 
 // tops is how far apart the indices of one start's disks are: its first live disk has the
@@ -163,15 +163,27 @@ func (in *instance) goOn(ctx context.Context) error {
 }
 
 // findTop is the disk that an adopted VM writes to, which a record written before a capture
-// does not name. The files that its process holds tell; the mode tells what a capture has.
-func (r *Runtime) findTop(t *top, spec runtime.Spec, rec instanceRecord, m vmm.Mapping) error {
+// does not name: at is its file, by what the VMM says. That is believed only of a disk of this
+// start with nothing but the next one over it: that one is made anew, and a capture's would be
+// lost. The mode tells what a capture has.
+func (r *Runtime) findTop(t *top, spec runtime.Spec, rec instanceRecord, at os.FileInfo) error {
 	index := firstIndex(r, spec, rec)
-	t.live, t.index = rec.Live, index
-	for i, live := range r.chain(rec.Live, index) {
-		if i > 0 && writes(m.PID, live.Path) {
-			t.live, t.index = live, index+i*tops
+	chain := r.chain(rec.Live, index)
+	i := slices.IndexFunc(chain, func(live disk.Live) bool { return isFile(live.Path, at) })
+	if i < 0 {
+		return fault.New(fault.FailedPrecondition, "find", "disk "+rec.Live.Path, "the VM writes to another one")
+	}
+	for _, above := range chain[i+1:] {
+		sealed, err := isSealed(above.Path)
+		if err != nil {
+			return err
+		}
+		if sealed {
+			return fault.New(fault.FailedPrecondition, "find", "disk "+chain[i].Path,
+				"the VM writes to it, and a capture stands on one above it")
 		}
 	}
+	t.live, t.index = chain[i], index+i*tops
 	sealed, err := isSealed(t.live.Path)
 	t.sealed = sealed
 	return err
@@ -207,26 +219,9 @@ func isSealed(path string) (bool, error) {
 	return st.Mode().Perm()&0o200 == 0, nil
 }
 
-// writes tells whether a process has a file open for writing.
-func writes(pid int, path string) bool {
-	want, err := os.Stat(path)
-	if err != nil {
-		return false
-	}
-	fds, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
-	if err != nil {
-		return false
-	}
-	for _, fd := range fds {
-		got, err := os.Stat(fd)
-		if err != nil || !os.SameFile(want, got) {
-			continue // closed meanwhile, or another file
-		}
-		if link, err := os.Lstat(fd); err == nil && link.Mode().Perm()&0o200 != 0 {
-			return true
-		}
-	}
-	return false
+func isFile(path string, at os.FileInfo) bool {
+	info, err := os.Stat(path)
+	return err == nil && os.SameFile(info, at)
 }
 
 // removeLive removes the live disks of a start; what a capture has of them stays. The last

@@ -11,7 +11,6 @@ import (
 	"github.com/roosthq/roost/internal/host/disk"
 	"github.com/roosthq/roost/internal/host/disk/qcow2"
 	"github.com/roosthq/roost/internal/host/runtime"
-	"github.com/roosthq/roost/internal/host/vmm"
 )
 
 // stackIn makes a stack of empty layers, the n-th of them in dirs[n].
@@ -69,7 +68,7 @@ func TestShallow(t *testing.T) {
 	}
 }
 
-// An adopted VM is on the disk that its process writes to, however old its record is.
+// An adopted VM is on the disk that its VMM says, however old its record is.
 func TestFindTop(t *testing.T) {
 	t.Parallel()
 	r := New(nil, qcow2.New())
@@ -78,33 +77,41 @@ func TestFindTop(t *testing.T) {
 	live, err := r.disk.Open(t.Context(), stack, disk.SizeUnit, dir, 5)
 	require.NoError(t, err)
 	rec := instanceRecord{Live: live, DiskIndex: 5}
-	find := func() *top {
+	try := func(path string) (*top, error) {
+		at, err := os.Stat(path)
+		require.NoError(t, err)
 		out := &top{}
-		require.NoError(t, r.findTop(out, runtime.Spec{DiskIndex: 5}, rec, vmm.Mapping{PID: os.Getpid()}))
+		return out, r.findTop(out, runtime.Spec{DiskIndex: 5}, rec, at)
+	}
+	find := func(path string) *top {
+		out, err := try(path)
+		require.NoError(t, err)
 		require.NoError(t, r.sumOwn(t.Context(), out.live)) // as the next capture does
 		return out
 	}
-	writer, err := os.OpenFile(live.Path, os.O_RDWR, 0)
-	require.NoError(t, err)
-	require.Equal(t, &top{live: live, index: 5}, find())
+	require.Equal(t, &top{live: live, index: 5}, find(live.Path))
 
 	// Captured, and not thawed yet: the next disk is there, and not in use.
 	at := &top{live: live, index: 5}
 	layer, _, err := r.disk.Seal(t.Context(), live, 0, nil)
 	require.NoError(t, err)
 	require.NoError(t, r.prepareNext(t.Context(), at, layer))
-	got := find()
+	got := find(live.Path)
 	require.Equal(t, live, got.live)
 	require.True(t, got.sealed)
 
 	// Thawed since.
-	require.NoError(t, writer.Close())
-	writer, err = os.OpenFile(at.next.Path, os.O_RDWR, 0)
-	require.NoError(t, err)
-	defer writer.Close()
-	require.Equal(t, &top{live: *at.next, index: 5 + tops}, find())
+	require.Equal(t, &top{live: *at.next, index: 5 + tops}, find(at.next.Path))
 	rec.DiskIndex = 0 // a record of a version that kept none
-	require.Equal(t, &top{live: *at.next, index: 5 + tops}, find())
+	require.Equal(t, &top{live: *at.next, index: 5 + tops}, find(at.next.Path))
+
+	// Neither can be.
+	_, err = try(stack.Layers[0].Path)
+	require.ErrorContains(t, err, "the VM writes to another one")
+	_, _, err = r.disk.Seal(t.Context(), *at.next, 0, nil)
+	require.NoError(t, err)
+	_, err = try(live.Path)
+	require.ErrorContains(t, err, "a capture stands on one above it")
 }
 
 // Discard removes live disks; what a capture may have stays.

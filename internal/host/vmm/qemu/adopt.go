@@ -21,8 +21,6 @@ func (d *Driver) Adopt(ctx context.Context, h vmm.Handle) (vmm.VM, error) {
 		return nil, fault.Wrap(err, "adopt", "vm")
 	}
 	vm := newVM(d.log, proc, nil, h)
-	// A switch of the paused VM may have been the last that the other agent did.
-	vm.writersLeft.Store(true)
 	if err := vm.recognise(); err != nil {
 		proc.Release()
 		return nil, err
@@ -36,6 +34,11 @@ func (d *Driver) Adopt(ctx context.Context, h vmm.Handle) (vmm.VM, error) {
 		vm.Detach()
 		return nil, vm.wrap(err, "adopt")
 	}
+	// A switch of the disk may have been the last that the other agent did, or did in part. What
+	// cannot be taken away now is before the next switch, or with the next Resume.
+	vm.change.Lock()
+	defer vm.change.Unlock()
+	vm.forgetWriters(ctx)
 	return vm, nil
 }
 

@@ -3,11 +3,8 @@ package qemu
 import (
 	"context"
 	"errors"
-	"fmt"
-	"os"
-	"strconv"
-	"strings"
 
+	"github.com/roosthq/roost/internal/failpoint"
 	"github.com/roosthq/roost/internal/fault"
 	"github.com/roosthq/roost/internal/host/vmm"
 	"github.com/roosthq/roost/internal/host/vmm/qemu/qmp"
@@ -24,12 +21,23 @@ func (vm *VM) SwitchDisk(ctx context.Context, drive []vmm.Node) error {
 	}
 	vm.change.Lock()
 	defer vm.change.Unlock()
-	old := drive[len(drive)-2]
-	if n, err := vm.writers(old.Path); err != nil || n == 0 {
-		return vm.wrap(errors.Join(err, fault.New(fault.FailedPrecondition, "check", old.Path,
-			"the vm does not write to it")), "switch disk of")
+	return vm.wrap(vm.switchOnce(ctx, drive[len(drive)-2], drive[len(drive)-1]), "switch disk of")
+}
+
+// switchOnce switches from old to next unless an earlier switch has, whose end nobody saw.
+func (vm *VM) switchOnce(ctx context.Context, old, next vmm.Node) error {
+	now, err := vm.writesTo(ctx)
+	if err != nil {
+		return err
 	}
-	return vm.wrap(vm.switchDisk(ctx, drive[len(drive)-1]), "switch disk of")
+	if isFile(now, next.Path) {
+		vm.forgetWriters(ctx)
+		return nil
+	}
+	if !isFile(now, old.Path) {
+		return fault.New(fault.FailedPrecondition, "check", old.Path, "the vm does not write to it")
+	}
+	return vm.switchDisk(ctx, next)
 }
 
 func checkSwitch(drive []vmm.Node) error {
@@ -58,31 +66,53 @@ func (vm *VM) switchDisk(ctx context.Context, next vmm.Node) (err error) {
 	if err != nil {
 		return err
 	}
+	// What an earlier switch could not take back would be in this one's way.
+	if err := vm.removeLeftovers(ctx); err != nil {
+		return err
+	}
 	node, err := openDriveNode(index+1, next)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = node.close() }()
-	path, err := vm.giveNode(ctx, node, &steps)
-	if err != nil {
+	steps.Push("disk node", vm.removeLeftovers)
+	// QEMU keeps what is taken away while it is paused; the next Resume does it.
+	vm.writersLeft.Store(true)
+	if err := vm.addNode(ctx, node); err != nil {
 		return err
 	}
-	for _, o := range []map[string]any{node.fileOptions(path), node.formatOptions("")} {
-		if err := vm.qmp.AddNode(ctx, o); err != nil {
-			return err
-		}
-		name := o["node-name"].(string)
-		steps.Push("node "+name, func(ctx context.Context) error { return vm.qmp.RemoveNode(ctx, name) })
-	}
-	if err := vm.qmp.Snapshot(ctx, fmt.Sprintf("d%d", index), node.formatName()); err != nil {
+	if err := vm.cover(ctx, formatNode(index), node.formatName()); err != nil {
 		return err
 	}
-	vm.forgetWriters(ctx)
+	if failpoint.Hit("qemu.switch.done") == nil { // it is done: nothing fails it any more
+		vm.forgetWriters(ctx)
+	}
 	return nil
 }
 
+// addNode gives QEMU a drive's node, which nothing uses yet.
+func (vm *VM) addNode(ctx context.Context, n openNode) error {
+	path, err := vm.giveNode(ctx, n)
+	if err != nil {
+		return err
+	}
+	if err := failpoint.Hit("qemu.switch.given"); err != nil {
+		return err
+	}
+	if err := vm.qmp.AddNode(ctx, n.fileOptions(path)); err != nil {
+		return err
+	}
+	if err := failpoint.Hit("qemu.switch.file"); err != nil {
+		return err
+	}
+	if err := vm.qmp.AddNode(ctx, n.formatOptions("")); err != nil {
+		return err
+	}
+	return failpoint.Hit("qemu.switch.node")
+}
+
 // giveNode passes a node's descriptors; both get into one set.
-func (vm *VM) giveNode(ctx context.Context, n openNode, steps *undo.Stack) (string, error) {
+func (vm *VM) giveNode(ctx context.Context, n openNode) (string, error) {
 	set := qmp.FD{Set: qmp.NewSet}
 	for _, fd := range n.fds {
 		got, err := vm.qmp.AddFD(ctx, fd.file, set.Set, fd.label)
@@ -90,9 +120,26 @@ func (vm *VM) giveNode(ctx context.Context, n openNode, steps *undo.Stack) (stri
 			return "", err
 		}
 		set = got
-		steps.Push("descriptor "+fd.label, func(ctx context.Context) error { return vm.qmp.RemoveFD(ctx, got) })
+		if err := failpoint.Hit("qemu.switch.half"); err != nil {
+			return "", err
+		}
 	}
 	return set.Path(), nil
+}
+
+// cover puts node next over old. A QEMU that answers too late may have done it all the same, and
+// what it is asked next it does after that.
+func (vm *VM) cover(ctx context.Context, old, next string) error {
+	err := vm.qmp.Snapshot(ctx, old, next)
+	if err == nil {
+		return nil
+	}
+	ctx, cancel := undo.Context(ctx)
+	defer cancel()
+	if top, lookErr := vm.qmp.TopNode(ctx, diskID); lookErr == nil && top == next {
+		return nil
+	}
+	return err
 }
 
 // forgetWriters takes the writable descriptors of all nodes below the top away from QEMU, so
@@ -105,9 +152,12 @@ func (vm *VM) forgetWriters(ctx context.Context) {
 }
 
 func (vm *VM) removeWriters(ctx context.Context) error {
+	vm.writersLeft.Store(true)
+	if err := vm.removeLeftovers(ctx); err != nil {
+		return err
+	}
 	state, err := vm.qmp.Status(ctx)
 	if err != nil || state != "running" {
-		vm.writersLeft.Store(true)
 		return err
 	}
 	top, err := vm.topIndex(ctx)
@@ -123,53 +173,14 @@ func (vm *VM) removeWriters(ctx context.Context) error {
 		return err
 	}
 	for index := range top {
-		if fd, ok := fds[writeLabel(index)]; ok {
-			err = errors.Join(err, vm.qmp.RemoveFD(ctx, fd))
+		for _, fd := range fds {
+			if fd.Label == writeLabel(index) {
+				err = errors.Join(err, vm.qmp.RemoveFD(ctx, fd.FD))
+			}
 		}
 	}
 	vm.writersLeft.Store(err != nil)
 	return err
-}
-
-// topIndex is the number of the node that the guest writes to.
-func (vm *VM) topIndex(ctx context.Context) (int, error) {
-	name, err := vm.qmp.TopNode(ctx, diskID)
-	if err != nil {
-		return 0, err
-	}
-	if name == "" {
-		return 0, fault.New(fault.NotFound, "find", "top node", "the vm has no disk")
-	}
-	index, err := strconv.Atoi(strings.TrimPrefix(name, "d"))
-	if err != nil || index < 0 {
-		return 0, fault.New(fault.FailedPrecondition, "find", "top node", fmt.Sprintf("the disk uses %q", name))
-	}
-	return index, nil
-}
-
-// writers counts the descriptors by which the VMM can write to the file at path.
-func (vm *VM) writers(path string) (int, error) {
-	want, err := os.Stat(path)
-	if err != nil {
-		return 0, err
-	}
-	dir := fmt.Sprintf("/proc/%d/fd", vm.handle.PID)
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return 0, err
-	}
-	n := 0
-	for _, e := range entries {
-		got, err := os.Stat(dir + "/" + e.Name())
-		if err != nil || !os.SameFile(want, got) {
-			continue // closed meanwhile, or another file
-		}
-		// The link's own mode tells how the descriptor was opened.
-		if link, err := os.Lstat(dir + "/" + e.Name()); err == nil && link.Mode().Perm()&0o200 != 0 {
-			n++
-		}
-	}
-	return n, nil
 }
 
 // GrowDisk implements vmm.VM.
@@ -186,5 +197,5 @@ func (vm *VM) GrowDisk(ctx context.Context, sizeBytes int64) error {
 	if err != nil {
 		return vm.wrap(err, "grow disk of")
 	}
-	return vm.wrap(vm.qmp.Resize(ctx, fmt.Sprintf("d%d", index), sizeBytes), "grow disk of")
+	return vm.wrap(vm.qmp.Resize(ctx, formatNode(index), sizeBytes), "grow disk of")
 }

@@ -26,6 +26,8 @@
 //
 // Boot and Restore leave neither process nor socket when they fail. Answers over QMP are bounded
 // and checked; device state is read back from a memfd that QEMU wrote, never from the caller's
-// file, to which QEMU gets no descriptor. After Detach every method but Handle, Exit and Console
-// fails with fault.FailedPrecondition.
+// file, to which QEMU gets no descriptor. A switch of the disk that was not ended, by an error or
+// by the agent's death, leaves nodes and descriptors; Adopt, the next switch and the next Resume
+// take away what is above the top or unused (leftovers.go). After Detach every method but Handle,
+// Exit and Console fails with fault.FailedPrecondition.
 package qemu

@@ -27,9 +27,14 @@ type labelled struct {
 	label string
 }
 
-func (n openNode) fileName() string   { return fmt.Sprintf("f%d", n.index) }
-func (n openNode) formatName() string { return fmt.Sprintf("d%d", n.index) }
+func (n openNode) fileName() string   { return fileNode(n.index) }
+func (n openNode) formatName() string { return formatNode(n.index) }
 func (n openNode) writable() bool     { return len(n.fds) > 1 }
+
+// A drive's node is two of QEMU's: one of the file, and over it one of the format, which the node
+// above or the device uses.
+func fileNode(index int) string   { return fmt.Sprintf("f%d", index) }
+func formatNode(index int) string { return fmt.Sprintf("d%d", index) }
 
 // writeLabel marks the descriptor by which node index is written.
 func writeLabel(index int) string { return fmt.Sprintf("f%d-rw", index) }

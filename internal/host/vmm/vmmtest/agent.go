@@ -16,8 +16,15 @@ import (
 	"github.com/roosthq/roost/internal/host/vmm"
 )
 
-// agentConfig makes the test binary an agent: it holds the config of the VM to boot.
+// agentConfig makes the test binary an agent: it holds its job.
 const agentConfig = "ROOST_VMMTEST_AGENT"
+
+// job is a VM to boot, or one to adopt and to switch to a drive.
+type job struct {
+	Boot  vmm.Config
+	Adopt *vmm.Handle
+	Drive []vmm.Node
+}
 
 // Main runs the tests, or is the agent that testAgentDies kills.
 func Main(m *testing.M, newDriver func(context.Context) (vmm.Driver, error)) {
@@ -31,19 +38,26 @@ func Main(m *testing.M, newDriver func(context.Context) (vmm.Driver, error)) {
 	}
 }
 
-// beAgent boots the VM, tells its handle and waits to be killed; its parent's end ends it too.
 func beAgent(raw string, newDriver func(context.Context) (vmm.Driver, error)) error {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), answerTime)
 	defer cancel()
-	var cfg vmm.Config
-	if err := json.Unmarshal([]byte(raw), &cfg); err != nil {
+	var j job
+	if err := json.Unmarshal([]byte(raw), &j); err != nil {
 		return err
 	}
-	cfg.Memory.File, cfg.Tap = os.NewFile(3, "memory"), os.NewFile(4, "tap")
 	d, err := newDriver(ctx)
 	if err != nil {
 		return err
 	}
+	if j.Adopt != nil {
+		return switchIn(ctx, d, j)
+	}
+	return bootIn(ctx, d, j.Boot)
+}
+
+// bootIn boots the VM, tells its handle and waits to be killed; its parent's end ends it too.
+func bootIn(ctx context.Context, d vmm.Driver, cfg vmm.Config) error {
+	cfg.Memory.File, cfg.Tap = os.NewFile(3, "memory"), os.NewFile(4, "tap")
 	vm, err := d.Boot(ctx, cfg)
 	if err != nil {
 		return err
@@ -53,6 +67,15 @@ func beAgent(raw string, newDriver func(context.Context) (vmm.Driver, error)) er
 	}
 	_, err = io.Copy(io.Discard, os.Stdin)
 	return errors.Join(err, vm.Kill(ctx))
+}
+
+// switchIn adopts the VM and switches its disk, at which a failpoint kills this process.
+func switchIn(ctx context.Context, d vmm.Driver, j job) error {
+	vm, err := d.Adopt(ctx, *j.Adopt)
+	if err != nil {
+		return err
+	}
+	return vm.SwitchDisk(ctx, j.Drive)
 }
 
 // testAgentDies: a VM lives on when the agent that started it is killed, and another adopts it.
@@ -89,7 +112,7 @@ func startAgent(t testing.TB, m *machine) (*exec.Cmd, vmm.Handle) {
 	t.Helper()
 	cfg := m.cfg
 	cfg.Memory.File, cfg.Tap = nil, nil
-	raw, err := json.Marshal(cfg)
+	raw, err := json.Marshal(job{Boot: cfg})
 	require.NoError(t, err)
 	agent := exec.Command(os.Args[0])
 	agent.Env = append(os.Environ(), agentConfig+"="+string(raw))

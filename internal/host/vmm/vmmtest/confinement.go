@@ -99,6 +99,13 @@ func checkFiles(t testing.TB, pid int, m *machine) {
 // writableFDs counts the descriptors by which pid can write to path.
 func writableFDs(t testing.TB, pid int, path string) int {
 	t.Helper()
+	return openFDs(t, pid, path, 0o200)
+}
+
+// openFDs counts the descriptors that pid has of path in any of the modes: 0o400 to read it,
+// 0o200 to write to it.
+func openFDs(t testing.TB, pid int, path string, modes os.FileMode) int {
+	t.Helper()
 	want, err := os.Stat(path)
 	require.NoError(t, err)
 	dir := fmt.Sprintf("/proc/%d/fd", pid)
@@ -108,7 +115,7 @@ func writableFDs(t testing.TB, pid int, path string) int {
 	for _, e := range entries {
 		got, err := os.Stat(filepath.Join(dir, e.Name()))
 		link, lerr := os.Lstat(filepath.Join(dir, e.Name()))
-		if err == nil && lerr == nil && os.SameFile(want, got) && link.Mode().Perm()&0o200 != 0 {
+		if err == nil && lerr == nil && os.SameFile(want, got) && link.Mode().Perm()&modes != 0 {
 			n++
 		}
 	}

@@ -49,8 +49,21 @@ func (c *Client) RemoveFD(ctx context.Context, fd FD) error {
 	return c.Do(ctx, "remove-fd", fd, nil)
 }
 
-// FDs lists the descriptors given, by label.
-func (c *Client) FDs(ctx context.Context) (map[string]FD, error) {
+// RemoveSet is RemoveFD of all that a set has. One by one is not the same: QEMU then closes those
+// that were removed while it was paused together with the first.
+func (c *Client) RemoveSet(ctx context.Context, set int) error {
+	return c.Do(ctx, "remove-fd", map[string]any{"fdset-id": set}, nil)
+}
+
+// Given is a descriptor given by AddFD.
+type Given struct {
+	FD
+	Label string
+}
+
+// FDs lists the descriptors given. Several may have one label, and one that was removed while
+// the VM was paused is still there.
+func (c *Client) FDs(ctx context.Context) ([]Given, error) {
 	var sets []struct {
 		ID  int `json:"fdset-id"`
 		FDs []struct {
@@ -61,10 +74,10 @@ func (c *Client) FDs(ctx context.Context) (map[string]FD, error) {
 	if err := c.Do(ctx, "query-fdsets", nil, &sets); err != nil {
 		return nil, err
 	}
-	out := map[string]FD{}
+	var out []Given
 	for _, set := range sets {
 		for _, fd := range set.FDs {
-			out[fd.Label] = FD{Set: set.ID, FD: fd.FD}
+			out = append(out, Given{FD{Set: set.ID, FD: fd.FD}, fd.Label})
 		}
 	}
 	return out, nil
@@ -99,6 +112,22 @@ func (c *Client) AddNode(ctx context.Context, options any) error {
 // RemoveNode closes a block node that nothing uses.
 func (c *Client) RemoveNode(ctx context.Context, node string) error {
 	return c.Do(ctx, "blockdev-del", map[string]any{"node-name": node}, nil)
+}
+
+// Nodes lists the block nodes, with the file that each has open.
+func (c *Client) Nodes(ctx context.Context) (map[string]string, error) {
+	var nodes []struct {
+		Name string `json:"node-name"`
+		File string `json:"file"`
+	}
+	if err := c.Do(ctx, "query-named-block-nodes", map[string]any{"flat": true}, &nodes); err != nil {
+		return nil, err
+	}
+	out := map[string]string{}
+	for _, n := range nodes {
+		out[n.Name] = n.File
+	}
+	return out, nil
 }
 
 // Snapshot makes overlay the new top over node.
