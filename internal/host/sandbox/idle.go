@@ -69,7 +69,7 @@ func (m *Manager) pauseIfIdle(ctx context.Context, s *Sandbox, limit time.Durati
 // asked again after as long. One that was paused or ended meanwhile is no error.
 func (m *Manager) notAnswered(ctx context.Context, s *Sandbox, err error) error {
 	if ctx.Err() != nil || s.journal().State != Running {
-		return nil
+		return nil //nolint:nilerr // it is nobody's any more
 	}
 	s.touch(m.cfg.Clock())
 	return fault.Wrap(err, "ask for idleness of", "sandbox "+s.ID())

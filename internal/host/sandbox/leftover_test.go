@@ -42,6 +42,9 @@ func TestADestroyWhoseProcessStops(t *testing.T) {
 		require.Equal(t, Destroying, s.journal().State)
 		h.Runtime.Halt(h.uid(a), stoppedByASignal)
 		soon(t, "it is destroyed", func() bool { return len(h.m.List()) == 0 })
+		_, leave, err := s.enter(t.Context()) // it is forgotten before its directory is gone
+		require.NoError(t, err)
+		leave()
 		h.empty()
 	})
 }
