@@ -115,7 +115,7 @@ type entry struct {
 func (r *roost) diary(id string) []entry {
 	r.t.Helper()
 	var out []entry
-	for line := range strings.Lines(r.sh(id, "tail -n 3000 /dev/shm/diary")) {
+	for line := range strings.Lines(r.sh(id, "tail -n 30000 /dev/shm/diary")) {
 		var e entry
 		if _, err := fmt.Sscan(line, &e.random, &e.at, &e.monotonic); err == nil && len(e.random) == 32 {
 			out = append(out, e) // another is cut off by tail, or is being written
@@ -147,12 +147,14 @@ func ownDiaries(t *testing.T, diaries map[string][]entry, began float64, seen ma
 			if common[e] > 1 || e.at <= shared {
 				continue
 			}
-			own++
+			if own++; own == 1 {
+				continue // its number may have been drawn before the fork, and its time read after it
+			}
 			require.Empty(t, seen[e.random], "a random number came twice: %v of %s", e, id)
 			seen[e.random] = id
 			require.Greater(t, e.at, began-clockLimit(), "%s saw a stale time", id)
 			require.Less(t, e.at, now()+clockLimit(), "%s saw a time to come", id)
 		}
-		require.Positive(t, own, "%s writes on", id)
+		require.Greater(t, own, 1, "%s writes on", id)
 	}
 }

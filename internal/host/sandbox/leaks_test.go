@@ -119,7 +119,7 @@ func plant(t *testing.T, h *host, g *grouped, paused, failed string) (names []st
 	write(filepath.Join(h.Data.Trash(), "boot-1", "boot.json"))
 	write(filepath.Join(h.Data.SnapshotStage(id("s")), "memory.layer"))
 	write(filepath.Join(h.Data.Snapshot(id("t")), "memory.layer"))
-	write(filepath.Join(h.Data.Sandbox(id("u")).Disk(), "live-0"))
+	write(filepath.Join(h.Data.Sandbox(id("u")).Run(), "vm.sock"))
 	uid := h.UIDs.UID(100)
 	g.mu.Lock()
 	g.groups = append(g.groups, runtime.Group{Name: fmt.Sprintf("%s-%d", id("v"), uid), ID: id("v"), UID: uid})
