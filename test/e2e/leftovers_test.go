@@ -1,14 +1,32 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"testing"
 
 	"github.com/google/nftables"
+	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
 )
+
+// hostLinks lists again when the list changed while it was read, as it does when other tests' slots
+// come and go.
+func hostLinks(t *testing.T) []netlink.Link {
+	t.Helper()
+	for range 50 {
+		links, err := netlink.LinkList()
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			require.NoError(t, err)
+			return links
+		}
+	}
+	t.Fatal("the host's links change all the time")
+	return nil
+}
 
 // leftovers names what still carries an installation's id on this host: namespaces, links,
 // rules, and processes that were started for its data directory.
@@ -21,11 +39,9 @@ func (r *roost) leftovers(id string) []string {
 			}
 		}
 	}
-	if links, err := netlink.LinkList(); err == nil {
-		for _, l := range links {
-			if strings.HasPrefix(l.Attrs().Name, "r"+id+"h") {
-				out = append(out, "link "+l.Attrs().Name)
-			}
+	for _, l := range hostLinks(r.t) {
+		if strings.HasPrefix(l.Attrs().Name, "r"+id+"h") {
+			out = append(out, "link "+l.Attrs().Name)
 		}
 	}
 	if tables, err := (&nftables.Conn{}).ListTables(); err == nil {

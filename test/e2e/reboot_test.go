@@ -65,9 +65,7 @@ func (r *roost) reboot() {
 			require.NoError(r.t, netns.DeleteNamed(e.Name()))
 		}
 	}
-	links, err := netlink.LinkList()
-	require.NoError(r.t, err)
-	for _, l := range links {
+	for _, l := range hostLinks(r.t) {
 		if strings.HasPrefix(l.Attrs().Name, "r"+id+"h") {
 			_ = netlink.LinkDel(l) // it may go with its namespace meanwhile
 		}
