@@ -104,10 +104,16 @@ func (s *Scenario) Each(trial func(t *testing.T, n int)) {
 	}
 }
 
-// Trial runs one and counts it.
+// Trial runs one and counts it, unless go test's -run leaves it out.
 func (s *Scenario) Trial(name string, f func(t *testing.T)) bool {
-	passed := s.t.Run(name, f)
-	s.Count(1, !passed)
+	ran := false
+	passed := s.t.Run(name, func(t *testing.T) {
+		ran = true
+		f(t)
+	})
+	if ran {
+		s.Count(1, !passed)
+	}
 	return passed
 }
 
