@@ -2,13 +2,17 @@ package gvisor
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
+	"github.com/roosthq/roost/internal/fault"
 	"github.com/roosthq/roost/internal/host/runtime"
 )
 
@@ -110,4 +114,20 @@ func TestComplaints(t *testing.T) {
 	require.NoError(t, os.WriteFile(path, []byte(`{"msg":"one","level":"error","time":"x"}{"msg":"two\u001b[1m","level":"error"} rest`), 0o600))
 	require.Equal(t, "one; two[1m", complaints(path))
 	require.Empty(t, complaints(path+"-none"))
+}
+
+// A full disk is told wherever runsc says so, and a long text keeps its end.
+func TestFullDiskIsToldInALongText(t *testing.T) {
+	t.Parallel()
+	long := "checkpoint failed: error serializing object " + strings.Repeat("(*wire.String)(0x6da45074a60), ", 100)
+	for _, said := range [][]string{
+		{long + ": write pages: no space left on device: goroutine 1 [running]"}, {"the log is cut", long + "no space left on device"},
+	} {
+		err := failure("checkpoint", errors.New("exit status 128"), said...)
+		require.Equal(t, fault.ResourceExhausted, fault.KindOf(err))
+		require.ErrorIs(t, err, unix.ENOSPC)
+		require.Less(t, len(err.Error()), 800)
+		require.Contains(t, err.Error(), "no space left on device")
+	}
+	require.Equal(t, fault.Internal, fault.KindOf(failure("checkpoint", errors.New("exit status 128"), "", long)))
 }

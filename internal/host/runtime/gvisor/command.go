@@ -102,18 +102,24 @@ func (c command) run(ctx context.Context) error {
 // verb is a command's name for people.
 func verb(args []string) string { return args[0] }
 
-// failure says what runsc wrote to its log, or else to its standard error.
+// failure says what runsc wrote to its log, or else to its standard error; first of all that a disk
+// is full, which the log may be too short for.
 func failure(verb string, err error, said ...string) error {
 	said = append(said, err.Error())
+	if i := slices.IndexFunc(said, func(s string) bool { return strings.Contains(s, unix.ENOSPC.Error()) }); i >= 0 {
+		return failureOf(verb, said[i])
+	}
 	return failureOf(verb, said[slices.IndexFunc(said, func(s string) bool { return s != "" })])
 }
 
 // failureOf knows those failures that are the capture's or the host's, not Roost's.
 func failureOf(verb, said string) error {
-	said, _, _ = strings.Cut(said, ": goroutine ") // a stack is for runsc's makers
+	full := strings.Contains(said, unix.ENOSPC.Error()) // wherever in it: what failed may be shown at length
+	said, _, _ = strings.Cut(said, ": goroutine ")      // a stack is for runsc's makers
+	said = clipped(said)
 	kind := fault.Internal
 	switch {
-	case strings.Contains(said, unix.ENOSPC.Error()):
+	case full:
 		return &fault.Error{Kind: fault.ResourceExhausted, Op: "run", Object: "runsc " + verb, Err: fmt.Errorf("%s (%w)", said, unix.ENOSPC)}
 	case strings.Contains(said, "missing features"), strings.Contains(said, "incompatible"):
 		kind = fault.FailedPrecondition
@@ -128,7 +134,7 @@ func complaints(path string) string {
 		return ""
 	}
 	defer f.Close()
-	const most = 64 << 10
+	const most = 1 << 20
 	raw, err := io.ReadAll(io.LimitReader(f, most))
 	if err != nil {
 		return ""
@@ -150,10 +156,18 @@ func complaints(path string) string {
 	return strings.Join(said, "; ")
 }
 
+// clipped keeps the beginning of a long text and its end, where the cause is.
+func clipped(text string) string {
+	const most = 600
+	if len(text) <= most {
+		return text
+	}
+	return text[:most/2] + " ... " + text[len(text)-most/2:]
+}
+
 // printable keeps text from doing anything in a log or a terminal.
 func printable(text string) string {
-	const most = 600
-	clean := strings.Map(func(r rune) rune {
+	return strings.Map(func(r rune) rune {
 		switch {
 		case r == '\n' || r == '\t':
 			return ' '
@@ -162,5 +176,4 @@ func printable(text string) string {
 		}
 		return r
 	}, text)
-	return clean[:min(len(clean), most)]
 }

@@ -52,7 +52,7 @@ func (e ending) withConsole(text string) string {
 		return text
 	}
 	const most = 200
-	line := printable(string(said))
+	line := clipped(printable(string(said)))
 	return text + ": " + line[:min(len(line), most)]
 }
 
@@ -70,7 +70,7 @@ func firstLine(path string) string {
 		return ""
 	}
 	for line := range strings.Lines(string(raw)) {
-		if line = strings.TrimSpace(printable(line)); line != "" {
+		if line = strings.TrimSpace(clipped(printable(line))); line != "" {
 			return strings.TrimPrefix(line, "panic: ")
 		}
 	}
