@@ -100,5 +100,4 @@ const (
 	Manifest    = "manifest.json"
 	DeviceState = "device.state"
 	MemoryMap   = "memory.map"
-	MemoryLayer = "memory.layer"
 )

@@ -233,13 +233,7 @@ func (m *Manager) runOn(ctx context.Context, s *Sandbox) error {
 		return err
 	}
 	m.dropStage(s)
-	record := m.recordOf(s) // a capture that was begun may have given it another disk
-	settle := func(j *journal) { j.State, j.Pending, j.Instance, j.Unthawed = Running, 0, record, time.Time{} }
-	if err := s.update(false, settle); err != nil {
-		// It runs, whatever its journal says; after a crash an unpublished pause is thawed.
-		m.log.Warn("a pause's end is not written down", "sandbox", s.ID(), "error", err)
-		s.remember(settle)
-	}
+	m.settleThawed(s)
 	return nil
 }
 

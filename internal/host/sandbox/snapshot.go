@@ -229,19 +229,7 @@ func (m *Manager) finishSnapshot(ctx context.Context, s *Sandbox) error {
 	if err := m.thaw(ctx, s); err != nil {
 		return m.unthawed(ctx, s, err, "it could not be thawed after a snapshot: "+fault.Message(err))
 	}
-	in, _, _ := s.parts()
-	record, err := in.Record() // its disk may be another one by now
-	settle := func(j *journal) {
-		j.State, j.Unthawed = Running, time.Time{}
-		if err == nil {
-			j.Instance = record
-		}
-	}
-	if err := errors.Join(err, s.update(false, settle)); err != nil {
-		// It runs, whatever its journal says; after a crash it is thawed.
-		m.log.Warn("a snapshot's end is not written down", "sandbox", s.ID(), "error", err)
-		s.remember(settle)
-	}
+	m.settleThawed(s)
 	return nil
 }
 

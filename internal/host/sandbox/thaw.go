@@ -59,6 +59,18 @@ func (s *Sandbox) tryThaw(ctx context.Context) error {
 	}
 }
 
+// settleThawed writes down that a sandbox runs again after a snapshot, or a pause that was not
+// committed.
+func (m *Manager) settleThawed(s *Sandbox) {
+	record := m.recordOf(s) // a capture that was begun may have given it another disk
+	settle := func(j *journal) { j.State, j.Pending, j.Instance, j.Unthawed = Running, 0, record, time.Time{} }
+	if err := s.update(false, settle); err != nil {
+		// It runs, whatever its journal says; after a crash it is thawed again.
+		m.log.Warn("that a sandbox runs on is not written down", "sandbox", s.ID(), "error", err)
+		s.remember(settle)
+	}
+}
+
 // unthawed is what becomes of a sandbox that could not be thawed for a cause. One whose guest
 // alone is slow stays in the state that it is in, for whoever comes next or the collector to
 // thaw; any other is failed for the reason, with its disk kept.

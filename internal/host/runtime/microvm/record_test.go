@@ -21,7 +21,7 @@ func sample(dir string) captureRecord {
 	return captureRecord{
 		VCPUs: 2, MemoryMB: 256, State: filepath.Join(dir, paths.DeviceState), StateSum: "s",
 		MemoryBase: "/warm/memory", MemoryMap: filepath.Join(dir, paths.MemoryMap),
-		Layers: []string{"/x/captures/1/memory.layer", filepath.Join(dir, paths.MemoryLayer)},
+		Layers: []string{"/x/captures/1/memory.layer", filepath.Join(dir, "memory.layer")},
 		Disk: disk.Stack{
 			Base:   disk.Base{Path: "/images/disk", SizeBytes: 1 << 30},
 			Layers: []disk.Layer{{Path: "/warm/disk-0", SizeBytes: 5 << 30}, {Path: "/x/disk/disk-3", SizeBytes: 5 << 30}},
