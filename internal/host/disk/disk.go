@@ -43,7 +43,10 @@
 //	live2, err := d.Open(ctx, live.Stack.With(layer), live.SizeBytes, "/sandboxes/x/disk", 1)
 package disk
 
-import "context"
+import (
+	"context"
+	"os"
+)
 
 // DefaultSizeMB is a new sandbox's disk size in MiB.
 const DefaultSizeMB = 5120
@@ -139,8 +142,12 @@ type Driver interface {
 	Open(ctx context.Context, stack Stack, sizeBytes int64, dir string, index int) (Live, error)
 	// Attach makes the disk usable by a VMM. Idempotent.
 	Attach(ctx context.Context, live Live) (Attachment, error)
-	// Detach undoes Attach, after the VMM has let go. Idempotent.
+	// Detach undoes Attach, after the VMM has let go: it ended, or went on to the disk that was
+	// opened over this one. Idempotent.
 	Detach(ctx context.Context, live Live) error
+	// Holds tells whether what a VM writes to, as its VMM says (a file, or a block device), is this
+	// live disk.
+	Holds(ctx context.Context, live Live, at os.FileInfo) (bool, error)
 	// Seal turns a live disk into a synced, immutable layer. With a Switch it also returns the
 	// next live disk (index nextIndex), already in use by the VM.
 	Seal(ctx context.Context, live Live, nextIndex int, sw Switch) (Layer, *Live, error)
@@ -161,4 +168,21 @@ type Driver interface {
 	RemoveLayer(ctx context.Context, l Layer) error
 	// Usage is the real use of one file in bytes; a missing file is fault.NotFound.
 	Usage(path string) (int64, error)
+}
+
+// Mapped is something that an attachment put on the host outside of any directory: a device.
+type Mapped struct {
+	// Kind is a word for people: "device-mapper device", "loop device".
+	Kind string
+	Name string
+	// Path is the file that it stands for; "" when that is gone.
+	Path string
+}
+
+// Mapper is a driver whose attachments are such things, which outlive the agent.
+type Mapper interface {
+	// Mapped lists those of this installation, in an order in which they can be removed.
+	Mapped(ctx context.Context) ([]Mapped, error)
+	// Unmap removes one that nobody uses. One that is gone is removed.
+	Unmap(ctx context.Context, m Mapped) error
 }

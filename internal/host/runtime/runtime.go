@@ -79,19 +79,23 @@ type Resources struct {
 // Template is what a cold boot starts from: one file tree, in the form of each runtime.
 type Template struct {
 	Digest string `json:"digest"`
-	// Kernel and Disk (ext4, raw) are a microVM's; DiskBytes is the least size of any disk.
+	// Kernel (bzImage), KernelELF (the same, uncompressed) and Disk (ext4, raw) are a microVM's;
+	// DiskBytes is the least size of any disk.
 	Kernel    string `json:"kernel"`
+	KernelELF string `json:"kernel_elf,omitempty"`
 	Disk      string `json:"disk"`
 	DiskBytes int64  `json:"disk_bytes"`
 	// Tree is the file tree as an EROFS image, for a runtime with a kernel of its own.
 	Tree string `json:"tree,omitempty"`
 }
 
-// Port is the sandbox's end of its network slot: a tap, or for Capabilities.TakesNamespace
-// the path of a network namespace with eth0 in it, made for this start alone.
+// Port is the sandbox's end of its network slot: an open tap; for Capabilities.TakesNamespace
+// the path of a network namespace with eth0 in it, made for this start alone; for
+// Capabilities.OpensTap the path of the namespace of a tap, TapName, that the spec's uid may open.
 type Port struct {
 	Tap       *os.File
 	Namespace string
+	TapName   string
 	MAC       string
 }
 
@@ -186,6 +190,8 @@ type Capabilities struct {
 	FreezesGuest bool
 	// TakesNamespace: the port is a network namespace, not a tap.
 	TakesNamespace bool
+	// OpensTap: the port is a tap that the runtime opens by its name.
+	OpensTap bool
 	// FixedDisk: a capture's disk keeps the size that it was booted with.
 	FixedDisk bool
 	// DiskApart: memory and disk are apart. A full capture may be booted from, and a dead
@@ -264,18 +270,24 @@ type Keeper interface {
 	Retire(used map[string]bool) error
 }
 
-// Group is a cgroup that a start made: its name, and the id and uid of the start's spec.
-type Group struct {
-	Name, ID string
-	UID      int
+// Held is something that a start put on the host outside of its directories and that is no process: a
+// cgroup, a block device.
+type Held struct {
+	// Kind is a word for people: "cgroup", "device-mapper device", "loop device".
+	Kind, Name string
+	// ID and UID are those of the start's spec, Path is a file of it; what is not known is zero.
+	ID   string
+	UID  int
+	Path string
 }
 
-// Grouper is a runtime that makes a cgroup for each start.
-type Grouper interface {
-	// Groups are those of this installation that exist, whoever has made them.
-	Groups() ([]Group, error)
-	// RemoveGroup removes one in which nothing runs any more. Idempotent.
-	RemoveGroup(ctx context.Context, g Group) error
+// Holder is a runtime whose starts leave such things until they are stopped.
+type Holder interface {
+	// Held lists those of this installation that exist, whoever has made them, in an order in which
+	// they can be given back.
+	Held(ctx context.Context) ([]Held, error)
+	// GiveBack removes one in which nothing runs and that nothing uses any more. Idempotent.
+	GiveBack(ctx context.Context, h Held) error
 }
 
 // Trimmer is a runtime that keeps memory for later and can give back what was long unused.

@@ -98,23 +98,30 @@ func (m *Manager) runningLeaks(ctx context.Context, r *leakReport) error {
 	}
 	var errs []error
 	for _, rt := range m.cfg.Runtimes {
-		if g, ok := rt.(runtime.Grouper); ok {
-			errs = append(errs, m.groupLeaks(ctx, r, g, owners))
+		if h, ok := rt.(runtime.Holder); ok {
+			errs = append(errs, m.heldLeaks(ctx, r, h, owners))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func (m *Manager) groupLeaks(ctx context.Context, r *leakReport, rt runtime.Grouper, owners map[int]string) error {
-	groups, err := rt.Groups()
-	for _, g := range groups {
-		if !m.cfg.UIDs.Contains(g.UID) || owners[g.UID] == g.ID {
+// heldLeaks are cgroups and devices of starts that are over.
+func (m *Manager) heldLeaks(ctx context.Context, r *leakReport, rt runtime.Holder, owners map[int]string) error {
+	held, err := rt.Held(ctx)
+	for _, h := range held {
+		if m.isOwned(h, owners) {
 			continue
 		}
-		l := Leak{Kind: "cgroup", Name: g.Name, Detail: "of a start that is over"}
-		r.add(l, func() error { return rt.RemoveGroup(ctx, g) })
+		l := Leak{Kind: h.Kind, Name: h.Name, Detail: "of a start that is over"}
+		r.add(l, func() error { return rt.GiveBack(ctx, h) })
 	}
 	return err
+}
+
+// isOwned tells whether a sandbox or template in being has a thing on the host, by the uid of the
+// start that made it. One of another installation's uids is not ours to judge.
+func (m *Manager) isOwned(h runtime.Held, owners map[int]string) bool {
+	return !m.cfg.UIDs.Contains(h.UID) || owners[h.UID] == h.ID
 }
 
 // owners are the sandboxes, or templates, of the uids in use.

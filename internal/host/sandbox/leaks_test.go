@@ -24,19 +24,19 @@ import (
 type grouped struct {
 	*sandboxtest.Runtime
 	mu     sync.Mutex
-	groups []runtime.Group
+	groups []runtime.Held
 }
 
-func (g *grouped) Groups() ([]runtime.Group, error) {
+func (g *grouped) Held(context.Context) ([]runtime.Held, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return slices.Clone(g.groups), nil
 }
 
-func (g *grouped) RemoveGroup(_ context.Context, gone runtime.Group) error {
+func (g *grouped) GiveBack(_ context.Context, gone runtime.Held) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.groups = slices.DeleteFunc(g.groups, func(is runtime.Group) bool { return is == gone })
+	g.groups = slices.DeleteFunc(g.groups, func(is runtime.Held) bool { return is == gone })
 	return nil
 }
 
@@ -122,7 +122,7 @@ func plant(t *testing.T, h *host, g *grouped, paused, failed string) (names []st
 	write(filepath.Join(h.Data.Sandbox(id("u")).Run(), "vm.sock"))
 	uid := h.UIDs.UID(100)
 	g.mu.Lock()
-	g.groups = append(g.groups, runtime.Group{Name: fmt.Sprintf("%s-%d", id("v"), uid), ID: id("v"), UID: uid})
+	g.groups = append(g.groups, runtime.Held{Kind: "cgroup", Name: fmt.Sprintf("%s-%d", id("v"), uid), ID: id("v"), UID: uid})
 	g.mu.Unlock()
 	stray, err := h.Network.Acquire(t.Context(), "stray", network.Tap)
 	require.NoError(t, err)
@@ -179,9 +179,9 @@ func TestLeaks(t *testing.T) {
 	h.pause(paused)
 	h.fails(failed)
 	mine := h.sandbox(running).journal()
-	keptGroup := runtime.Group{Name: "mine", ID: running, UID: mine.UID}
+	keptGroup := runtime.Held{Kind: "cgroup", Name: "mine", ID: running, UID: mine.UID}
 	// Of the uid, but of another sandbox before; and of another installation's uids.
-	g.groups = []runtime.Group{keptGroup, {Name: "before", ID: id("z"), UID: mine.UID}, {Name: "other", ID: id("z"), UID: foreignUID}}
+	g.groups = []runtime.Held{keptGroup, {Kind: "cgroup", Name: "before", ID: id("z"), UID: mine.UID}, {Kind: "cgroup", Name: "other", ID: id("z"), UID: foreignUID}}
 	want, pid := plant(t, h, g, paused, failed)
 	want = append(want, "cgroup before")
 	slices.Sort(want)
@@ -221,7 +221,7 @@ func TestLeaks(t *testing.T) {
 		require.True(t, l.Removed, "%+v", l)
 	}
 	h.noLeaks()
-	require.Equal(t, []runtime.Group{keptGroup, {Name: "other", ID: id("z"), UID: foreignUID}}, g.groups)
+	require.Equal(t, []runtime.Held{keptGroup, {Kind: "cgroup", Name: "other", ID: id("z"), UID: foreignUID}}, g.groups)
 	require.NoError(t, neighbour.Process.Signal(syscall.Signal(0)))
 	for _, path := range foreign {
 		require.DirExists(t, path)

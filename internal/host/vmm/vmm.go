@@ -9,6 +9,14 @@
 // state and idempotent. Pause and Resume are idempotent. SaveState needs a paused VM and leaves
 // it paused; it holds device state only, memory is read from the process (see package memory).
 //
+// # Memory
+//
+// Some VMMs (QEMU) are given their RAM as a memfd and do not look at it: it is saved by reading the
+// process (package memory). Others (Capabilities.OwnMemory: Firecracker) make it themselves: Boot
+// takes none; Restore maps Memory.Path privately, or lets Memory.Pager answer its page faults;
+// and they keep count of what the guest writes: Dirty, after a SaveState, is all of it since
+// the VM was started, however often it was saved in between.
+//
 // # Failure rules
 //
 // Boot and Restore undo what they made when they fail: no process, no socket stays. A failed
@@ -39,12 +47,20 @@ type Node struct {
 	ReadOnly bool
 }
 
-// Memory is the VM's RAM: a memfd of exactly MemoryMB.
+// Memory is where the VM's RAM comes from.
 type Memory struct {
+	// File is a memfd of exactly MemoryMB, for a VMM without Capabilities.OwnMemory.
 	File *os.File
 	// Shared: the VM writes the memfd itself (to make a template). Otherwise the memfd is
 	// sealed and mapped private: the VM's writes are its own pages.
 	Shared bool
+	// Path and Pager are for a Restore with Capabilities.OwnMemory; exactly one is set. Path is an
+	// immutable file of root's that begins with the RAM (it may be longer); the VMM maps it
+	// privately and cannot write it.
+	Path string
+	// Pager is the unix socket of a page server (package memory/uffd) on the file system of Dir;
+	// the VM's uid may connect.
+	Pager string
 }
 
 // Config describes one VM. Dir must exist, belong to root and be private; sockets and the
@@ -60,10 +76,13 @@ type Config struct {
 	// timer settings), the same on every start of the same Config shape.
 	Cmdline string
 	Drive   []Node
-	// Tap is an open tap device, passed on and still owned by the caller.
-	Tap    *os.File
-	MAC    string
-	Memory Memory
+	// Tap is an open tap device, passed on and still owned by the caller. With
+	// Capabilities.OpensTap it is nil: the VMM itself opens the tap TapName, which belongs to UID,
+	// in the network namespace with the path NetNS.
+	Tap            *os.File
+	NetNS, TapName string
+	MAC            string
+	Memory         Memory
 	// UID and GID the VMM runs under; nothing else may run under them.
 	UID, GID int
 }
@@ -109,8 +128,18 @@ type Exit struct {
 type Capabilities struct {
 	// Accelerated: KVM. Otherwise the guest's code is translated (isolation "emulated").
 	Accelerated bool
-	// LiveDiskSwitch: SwitchDisk works.
+	// LiveDiskSwitch: SwitchDisk works on a VM that runs, not only on a paused one.
 	LiveDiskSwitch bool
+	// BlockDrive: a drive is one raw node, a block device or a file; it cannot be a chain. SwitchDisk
+	// then takes the one that the VM is to go on with, whatever lies under it.
+	BlockDrive bool
+	// OwnMemory: see Memory above. Config.Memory.File, Mapping's use for saving, MemoryFile and
+	// Restore's prepare are for VMMs without it.
+	OwnMemory bool
+	// OpensTap: see Config.Tap.
+	OpensTap bool
+	// ELFKernel: Config.Kernel is an uncompressed ELF vmlinux, not a bzImage.
+	ELFKernel bool
 }
 
 // Identity is what a capture depends on: restoring needs the same.
@@ -132,7 +161,7 @@ type Driver interface {
 	// Boot starts a VM from its kernel; it returns when the guest's CPUs run.
 	Boot(ctx context.Context, cfg Config) (VM, error)
 	// Restore starts a VM, calls prepare (memory may be written there), loads device state
-	// from state and returns it paused.
+	// from state and returns it paused. prepare may be nil, and must be with OwnMemory.
 	Restore(ctx context.Context, cfg Config, state *os.File, prepare func(Mapping) error) (VM, error)
 	// Adopt takes over a VM that another agent process started. A VM that is gone, or is not
 	// the one in the handle, is fault.NotFound. What a switch of its disk that the other did not
@@ -148,6 +177,13 @@ type VM interface {
 	Pause(ctx context.Context) error
 	Resume(ctx context.Context) error
 	SaveState(ctx context.Context, w *os.File) error
+	// Dirty opens a sparse file of exactly MemoryMB: the pages that the guest may have written
+	// since the VM was started are data (zeros too, except after a Boot, whose memory began as
+	// zeros), all others holes. It is whole after a SaveState for as long as the VM stays paused,
+	// survives the agent and goes with the VM; the caller closes it. Only with OwnMemory, else
+	// fault.FailedPrecondition.
+	Dirty(ctx context.Context) (*os.File, error)
+	// Mapping is the RAM in the VMM; with OwnMemory its largest piece, to measure by.
 	Mapping() (Mapping, error)
 	// MemoryFile returns a new descriptor of the VM's memfd, taken back from the VMM and checked
 	// against the handle.

@@ -10,16 +10,16 @@ import (
 	"github.com/roosthq/roost/internal/host/runtime"
 )
 
-var _ runtime.Grouper = (*Runtime)(nil)
+var _ runtime.Holder = (*Runtime)(nil)
 
 // leafPattern is what leafOf makes.
 var leafPattern = regexp.MustCompile(`^([a-z0-9]{20}|template)-([1-9][0-9]*)$`)
 
-// Groups implements runtime.Grouper.
-func (r *Runtime) Groups() ([]runtime.Group, error) {
+// Held implements runtime.Holder.
+func (r *Runtime) Held(context.Context) ([]runtime.Held, error) {
 	dirs, err := r.cgroups.leaves("*")
 	seen := map[string]bool{}
-	var out []runtime.Group
+	var out []runtime.Held
 	for _, dir := range dirs {
 		name := filepath.Base(dir)
 		parts := leafPattern.FindStringSubmatch(name)
@@ -31,12 +31,12 @@ func (r *Runtime) Groups() ([]runtime.Group, error) {
 			continue
 		}
 		seen[name] = true
-		out = append(out, runtime.Group{Name: name, ID: parts[1], UID: uid})
+		out = append(out, runtime.Held{Kind: "cgroup", Name: name, ID: parts[1], UID: uid})
 	}
 	return out, err
 }
 
-// RemoveGroup implements runtime.Grouper.
-func (r *Runtime) RemoveGroup(ctx context.Context, g runtime.Group) error {
-	return r.cgroups.remove(ctx, g.Name)
+// GiveBack implements runtime.Holder.
+func (r *Runtime) GiveBack(ctx context.Context, h runtime.Held) error {
+	return r.cgroups.remove(ctx, h.Name)
 }

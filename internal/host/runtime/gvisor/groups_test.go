@@ -33,14 +33,14 @@ func TestGroups(t *testing.T) {
 		mk(parent, name)
 	}
 	r := &Runtime{cgroups: c}
-	found, err := r.Groups()
+	found, err := r.Held(t.Context())
 	require.NoError(t, err)
-	require.ElementsMatch(t, []runtime.Group{
-		{Name: id + "-300001", ID: id, UID: 300001}, {Name: "template-300002", ID: "template", UID: 300002},
+	require.ElementsMatch(t, []runtime.Held{
+		{Kind: "cgroup", Name: id + "-300001", ID: id, UID: 300001}, {Kind: "cgroup", Name: "template-300002", ID: "template", UID: 300002},
 	}, found)
 	for _, g := range found {
-		require.NoError(t, r.RemoveGroup(t.Context(), g))
-		require.NoError(t, r.RemoveGroup(t.Context(), g), "idempotent")
+		require.NoError(t, r.GiveBack(t.Context(), g))
+		require.NoError(t, r.GiveBack(t.Context(), g), "idempotent")
 	}
 	require.NoDirExists(t, mine)
 	require.NoDirExists(t, boot)
