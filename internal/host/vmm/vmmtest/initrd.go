@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/cavaliergopher/cpio"
+
+	"github.com/roosthq/roost/internal/host/vmm/vmmtest/debian"
 )
 
 // buildInitrd builds the init and packs it with the modules; it replaces the file as a whole,
@@ -56,7 +58,7 @@ func pack(to, init, kernelRoot string) (err error) {
 func addModules(w *cpio.Writer, kernelRoot string) error {
 	var order []string
 	for _, m := range modules {
-		path, err := one(filepath.Join(kernelRoot, "lib", "modules", "*", "kernel", m+".ko"))
+		path, err := debian.One(filepath.Join(kernelRoot, "lib", "modules", "*", "kernel", m+".ko"))
 		if err != nil {
 			return err
 		}
