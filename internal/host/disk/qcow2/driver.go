@@ -2,14 +2,12 @@ package qcow2
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
 
 	"github.com/roosthq/roost/internal/host/disk"
+	"github.com/roosthq/roost/internal/host/disk/layerfile"
 )
 
 // Driver keeps the disk contract with qcow2 files. It has no state: New is cheap, and any
@@ -35,7 +33,7 @@ func (Driver) Capabilities() disk.Capabilities { return disk.Capabilities{LiveSe
 // Attach checks every image of the disk and returns how a VMM opens them.
 func (Driver) Attach(ctx context.Context, live disk.Live) (disk.Attachment, error) {
 	if err := ctx.Err(); err != nil {
-		return disk.Attachment{}, failed(err, "attach", live.Path)
+		return disk.Attachment{}, layerfile.Failed(err, "attach", live.Path)
 	}
 	if _, err := checkStack(live.Stack); err != nil {
 		return disk.Attachment{}, err
@@ -61,7 +59,7 @@ func checkStack(stack disk.Stack) ([]os.FileInfo, error) {
 	if err := stack.Check(); err != nil {
 		return nil, err
 	}
-	base, err := checkBase(stack.Base)
+	base, err := layerfile.CheckBase(stack.Base)
 	if err != nil {
 		return nil, err
 	}
@@ -83,30 +81,20 @@ func checkLayer(l disk.Layer) (os.FileInfo, error) {
 	}
 	defer img.close()
 	st, err := img.file.Stat()
-	return st, failed(err, "open", l.Path)
+	return st, layerfile.Failed(err, "open", l.Path)
 }
 
 // Detach has nothing to undo: an attachment is a list of names.
 func (Driver) Detach(context.Context, disk.Live) error { return nil }
 
 // RemoveLive deletes a live disk's file.
-func (Driver) RemoveLive(_ context.Context, live disk.Live) error { return remove(live.Path) }
+func (Driver) RemoveLive(_ context.Context, live disk.Live) error { return layerfile.Remove(live.Path) }
 
 // RemoveLayer deletes a layer's file.
-func (Driver) RemoveLayer(_ context.Context, l disk.Layer) error { return remove(l.Path) }
-
-func remove(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return failed(err, "remove", path)
-	}
-	return nil
-}
+func (Driver) RemoveLayer(_ context.Context, l disk.Layer) error { return layerfile.Remove(l.Path) }
 
 // Usage returns the bytes that the file's allocated blocks take.
-func (Driver) Usage(path string) (int64, error) {
-	var st syscall.Stat_t
-	if err := syscall.Lstat(path, &st); err != nil {
-		return 0, failed(err, "measure", path)
-	}
-	return st.Blocks * 512, nil
-}
+func (Driver) Usage(path string) (int64, error) { return layerfile.Usage(path) }
+
+// Verify compares a layer's file with its sum.
+func (Driver) Verify(ctx context.Context, l disk.Layer) error { return layerfile.Verify(ctx, l) }

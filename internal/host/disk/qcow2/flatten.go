@@ -1,20 +1,14 @@
 package qcow2
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"io"
 	"os"
-	"syscall"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/roosthq/roost/internal/failpoint"
 	"github.com/roosthq/roost/internal/host/disk"
+	"github.com/roosthq/roost/internal/host/disk/layerfile"
 )
-
-// holeSize is the grain at which a flattened image keeps zeros as holes: a file system block.
-const holeSize = 4096
 
 // Flatten writes a stack as one sparse raw image.
 func (d Driver) Flatten(ctx context.Context, stack disk.Stack, dst string) (disk.Base, error) {
@@ -23,7 +17,7 @@ func (d Driver) Flatten(ctx context.Context, stack disk.Stack, dst string) (disk
 	}
 	base, err := os.Open(stack.Base.Path)
 	if err != nil {
-		return disk.Base{}, failed(err, "open base image", stack.Base.Path)
+		return disk.Base{}, layerfile.Failed(err, "open base image", stack.Base.Path)
 	}
 	defer func() { _ = base.Close() }()
 	ls, err := openLayers(stack.Layers, "flatten")
@@ -33,14 +27,14 @@ func (d Driver) Flatten(ctx context.Context, stack disk.Stack, dst string) (disk
 	defer ls.close()
 	flat := disk.Base{Path: dst, SizeBytes: stack.SizeBytes()}
 	err = publish(ctx, dst, func(ctx context.Context, f *os.File) error {
-		if err := d.verifyAll(ctx, stack.Layers); err != nil {
+		if err := layerfile.VerifyAll(ctx, stack.Layers); err != nil {
 			return err
 		}
 		fl := flattener{out: f, base: base, baseSize: stack.Base.SizeBytes, buf: make([]byte, clusterSize)}
 		return fl.flatten(ctx, ls, flat.SizeBytes)
 	})
 	if err != nil {
-		return disk.Base{}, failed(err, "flatten into", dst)
+		return disk.Base{}, layerfile.Failed(err, "flatten into", dst)
 	}
 	return flat, nil
 }
@@ -94,64 +88,23 @@ func (fl *flattener) copyCluster(ctx context.Context, p place, at int64) error {
 		return err
 	}
 	b := fl.buf[:clusterSize]
-	if err := readPadded(p.image.file, b, p.offset); err != nil {
-		return failed(err, "read", p.image.path)
+	if err := layerfile.ReadPadded(p.image.file, b, p.offset); err != nil {
+		return layerfile.Failed(err, "read", p.image.path)
 	}
-	return writeSparse(fl.out, b, at)
+	return layerfile.WriteSparse(fl.out, b, at)
 }
 
 // copyBase copies the base's data between from and to, skipping its holes.
 func (fl *flattener) copyBase(ctx context.Context, from, to int64) error {
-	to = min(to, fl.baseSize)
-	for from < to {
-		data, hole, err := nextData(fl.base, from, to)
-		if err != nil {
-			return failed(err, "read base image", fl.base.Name())
-		}
-		for at := data; at < hole; at += clusterSize {
-			b := fl.buf[:min(clusterSize, hole-at)]
-			if err := errors.Join(ctx.Err(), readPadded(fl.base, b, at), writeSparse(fl.out, b, at)); err != nil {
-				return err
-			}
-		}
-		from = hole
-	}
-	return nil
+	return layerfile.Failed(layerfile.Copy(ctx, fl.out, fl.base, from, min(to, fl.baseSize)), "copy base image", fl.base.Name())
 }
 
-// nextData returns the next stretch of data at or after from, within to; to and to for none.
-func nextData(f *os.File, from, to int64) (data, hole int64, err error) {
-	data, err = f.Seek(from, unix.SEEK_DATA)
-	if errors.Is(err, syscall.ENXIO) || err == nil && data >= to {
-		return to, to, nil
-	}
-	if err != nil {
-		return 0, 0, err
-	}
-	hole, err = f.Seek(data, unix.SEEK_HOLE)
-	return data, min(hole, to), err
-}
-
-// writeSparse writes b at offset but for the blocks that are all zeros.
-func writeSparse(w io.WriterAt, b []byte, offset int64) error {
-	for start := 0; start < len(b); {
-		end := start
-		for end < len(b) && !isZero(block(b, end)) {
-			end += len(block(b, end))
+// publish is layerfile's, with a step at which a test has it fail.
+func publish(ctx context.Context, dst string, write func(context.Context, *os.File) error) error {
+	return layerfile.Publish(ctx, dst, func(ctx context.Context, f *os.File) error {
+		if err := write(ctx, f); err != nil {
+			return err
 		}
-		if end > start {
-			if _, err := w.WriteAt(b[start:end], offset+int64(start)); err != nil {
-				return err
-			}
-		}
-		start = end + holeSize // The block at end, if there is one, is a hole.
-	}
-	return nil
+		return failpoint.Hit("qcow2.publish.link")
+	})
 }
-
-func block(b []byte, at int) []byte { return b[at:min(at+holeSize, len(b))] }
-
-var zeros [clusterSize]byte
-
-// isZero is for slices of up to a cluster.
-func isZero(b []byte) bool { return bytes.Equal(b, zeros[:len(b)]) }

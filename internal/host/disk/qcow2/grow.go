@@ -5,17 +5,17 @@ import (
 	"fmt"
 	"os"
 
-	"github.com/roosthq/roost/internal/fault"
 	"github.com/roosthq/roost/internal/host/disk"
+	"github.com/roosthq/roost/internal/host/disk/layerfile"
 )
 
 // Grow makes a live disk larger. A Grow whose record was lost may be repeated: the image may
 // already have the new size.
 func (Driver) Grow(ctx context.Context, live disk.Live, sizeBytes int64) (disk.Live, error) {
 	if err := ctx.Err(); err != nil {
-		return disk.Live{}, failed(err, "grow", live.Path)
+		return disk.Live{}, layerfile.Failed(err, "grow", live.Path)
 	}
-	if err := checkGrow(live, sizeBytes); err != nil {
+	if err := layerfile.CheckGrow(live, sizeBytes, maxSize); err != nil {
 		return disk.Live{}, err
 	}
 	img, err := openAnySize(live.Path, os.O_RDWR)
@@ -24,31 +24,16 @@ func (Driver) Grow(ctx context.Context, live disk.Live, sizeBytes int64) (disk.L
 	}
 	defer img.close()
 	if img.size != live.SizeBytes && img.size != sizeBytes {
-		return disk.Live{}, refused(live.Path, fmt.Sprintf("its header gives %d bytes, its record %d", img.size, live.SizeBytes))
+		return disk.Live{}, layerfile.Refused(live.Path, fmt.Sprintf("its header gives %d bytes, its record %d", img.size, live.SizeBytes))
 	}
 	if err := img.checkUnused("grow"); err != nil {
 		return disk.Live{}, err
 	}
 	if err := img.resize(sizeBytes); err != nil {
-		return disk.Live{}, failed(err, "grow", live.Path)
+		return disk.Live{}, layerfile.Failed(err, "grow", live.Path)
 	}
 	live.SizeBytes = sizeBytes
 	return live, nil
-}
-
-func checkGrow(live disk.Live, sizeBytes int64) error {
-	cause := ""
-	switch {
-	case sizeBytes < live.SizeBytes:
-		cause = fmt.Sprintf("%d bytes are less than its %d; a disk never shrinks", sizeBytes, live.SizeBytes)
-	case sizeBytes%disk.SizeUnit != 0:
-		cause = fmt.Sprintf("%d bytes are not a multiple of %d", sizeBytes, disk.SizeUnit)
-	case sizeBytes > maxSize:
-		cause = fmt.Sprintf("%d bytes are more than the largest disk, %d", sizeBytes, maxSize)
-	default:
-		return nil
-	}
-	return fault.New(fault.Invalid, "grow", live.Path, cause)
 }
 
 // resize writes the new size into the header, whose fields lie in one sector, after the L1

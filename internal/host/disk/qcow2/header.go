@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/roosthq/roost/internal/host/disk"
+	"github.com/roosthq/roost/internal/host/disk/layerfile"
 )
 
 // The dialect's constants; QEMU's docs/interop/qcow2.txt has the format.
@@ -60,7 +61,7 @@ func (h header) encode() []byte {
 func parseHeader(path string, b []byte) (header, error) {
 	be := binary.BigEndian
 	if len(b) < headerLength || be.Uint32(b) != magic || be.Uint32(b[4:]) != version {
-		return header{}, refused(path, "it is not a qcow2 image of version 3")
+		return header{}, layerfile.Refused(path, "it is not a qcow2 image of version 3")
 	}
 	if err := checkFeatures(path, b); err != nil {
 		return header{}, err
@@ -81,21 +82,21 @@ func checkFeatures(path string, b []byte) error {
 	be := binary.BigEndian
 	switch {
 	case be.Uint64(b[8:]) != 0 || be.Uint32(b[16:]) != 0:
-		return refused(path, "its header names a backing file")
+		return layerfile.Refused(path, "its header names a backing file")
 	case be.Uint64(b[72:])&4 != 0:
-		return refused(path, "its header names an external data file")
+		return layerfile.Refused(path, "its header names an external data file")
 	case be.Uint64(b[72:])&2 != 0:
-		return refused(path, "QEMU found it corrupt")
+		return layerfile.Refused(path, "QEMU found it corrupt")
 	case be.Uint64(b[72:]) != 0:
-		return refused(path, fmt.Sprintf("it has incompatible features %#x", be.Uint64(b[72:])))
+		return layerfile.Refused(path, fmt.Sprintf("it has incompatible features %#x", be.Uint64(b[72:])))
 	case be.Uint64(b[88:]) != 0:
-		return refused(path, fmt.Sprintf("it has autoclear features %#x", be.Uint64(b[88:])))
+		return layerfile.Refused(path, fmt.Sprintf("it has autoclear features %#x", be.Uint64(b[88:])))
 	case be.Uint32(b[32:]) != 0:
-		return refused(path, "it is encrypted")
+		return layerfile.Refused(path, "it is encrypted")
 	case be.Uint32(b[60:]) != 0:
-		return refused(path, "it holds internal snapshots")
+		return layerfile.Refused(path, "it holds internal snapshots")
 	case be.Uint32(b[20:]) != clusterBits || be.Uint32(b[96:]) != refcountOrder:
-		return refused(path, "its clusters or refcounts have another size than Roost's")
+		return layerfile.Refused(path, "its clusters or refcounts have another size than Roost's")
 	}
 	return nil
 }
@@ -104,11 +105,11 @@ func checkFeatures(path string, b []byte) error {
 func (h header) check(path string) error {
 	switch {
 	case h.size <= 0 || h.size > maxSize || h.size%clusterSize != 0:
-		return refused(path, fmt.Sprintf("its header gives a size of %d bytes", h.size))
+		return layerfile.Refused(path, fmt.Sprintf("its header gives a size of %d bytes", h.size))
 	case h.l1Size < l1Entries(h.size) || h.l1Size > entriesPerL2:
-		return refused(path, fmt.Sprintf("its L1 table has %d entries", h.l1Size))
+		return layerfile.Refused(path, fmt.Sprintf("its L1 table has %d entries", h.l1Size))
 	case h.l1Offset < clusterSize || h.l1Offset%clusterSize != 0:
-		return refused(path, fmt.Sprintf("its L1 table is at %d", h.l1Offset))
+		return layerfile.Refused(path, fmt.Sprintf("its L1 table is at %d", h.l1Offset))
 	}
 	return nil
 }

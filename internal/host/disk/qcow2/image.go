@@ -2,13 +2,10 @@ package qcow2
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
-	"io"
 	"os"
-	"syscall"
 
-	"github.com/roosthq/roost/internal/host/disk"
+	"github.com/roosthq/roost/internal/host/disk/layerfile"
 )
 
 const (
@@ -33,20 +30,20 @@ func openImage(path string, sizeBytes int64, flag int) (*image, error) {
 	}
 	if img.size != sizeBytes {
 		img.close()
-		return nil, refused(path, fmt.Sprintf("its header gives %d bytes, its record %d", img.size, sizeBytes))
+		return nil, layerfile.Refused(path, fmt.Sprintf("its header gives %d bytes, its record %d", img.size, sizeBytes))
 	}
 	return img, nil
 }
 
 func openAnySize(path string, flag int) (*image, error) {
-	f, err := openRegular(path, flag)
+	f, err := layerfile.Open(path, flag)
 	if err != nil {
 		return nil, err
 	}
 	b := make([]byte, headerLength)
-	if err := readPadded(f, b, 0); err != nil {
+	if err := layerfile.ReadPadded(f, b, 0); err != nil {
 		_ = f.Close()
-		return nil, failed(err, "read header of", path)
+		return nil, layerfile.Failed(err, "read header of", path)
 	}
 	h, err := parseHeader(path, b)
 	if err != nil {
@@ -54,27 +51,6 @@ func openAnySize(path string, flag int) (*image, error) {
 		return nil, err
 	}
 	return &image{path: path, file: f, header: h}, nil
-}
-
-// openRegular opens a file that must be a regular one. A VM's user may own the file, so
-// neither a link nor a FIFO in its place may lead or hold the agent anywhere.
-func openRegular(path string, flag int) (*os.File, error) {
-	f, err := os.OpenFile(path, flag|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
-	if errors.Is(err, syscall.ELOOP) {
-		return nil, refused(path, "it is a symbolic link")
-	}
-	if err != nil {
-		return nil, failed(err, "open", path)
-	}
-	st, err := f.Stat()
-	if err == nil && !st.Mode().IsRegular() {
-		err = refused(path, "it is not a regular file")
-	}
-	if err != nil {
-		_ = f.Close()
-		return nil, failed(err, "open", path)
-	}
-	return f, nil
 }
 
 // close cannot fail in a way that matters: what was written was synced before.
@@ -92,15 +68,15 @@ func (img *image) l2(entry uint64) ([]uint64, error) {
 		return nil, nil
 	}
 	if offset%clusterSize != 0 {
-		return nil, refused(img.path, fmt.Sprintf("an L2 table is at %d", offset))
+		return nil, layerfile.Refused(img.path, fmt.Sprintf("an L2 table is at %d", offset))
 	}
 	return img.table(int64(offset), entriesPerL2)
 }
 
 func (img *image) table(offset int64, entries int) ([]uint64, error) {
 	b := make([]byte, 8*entries)
-	if err := readPadded(img.file, b, offset); err != nil {
-		return nil, failed(err, "read tables of", img.path)
+	if err := layerfile.ReadPadded(img.file, b, offset); err != nil {
+		return nil, layerfile.Failed(err, "read tables of", img.path)
 	}
 	table := make([]uint64, entries)
 	for i := range table {
@@ -114,7 +90,7 @@ func (img *image) place(entry uint64) (place, error) {
 	offset := int64(entry & offsetMask)
 	switch {
 	case entry&compressed != 0 || offset%clusterSize != 0:
-		return place{}, refused(img.path, fmt.Sprintf("it has the L2 entry %#x", entry))
+		return place{}, layerfile.Refused(img.path, fmt.Sprintf("it has the L2 entry %#x", entry))
 	case entry&zeroFlag != 0:
 		return place{set: true}, nil
 	default:
@@ -128,26 +104,4 @@ type place struct {
 	set    bool
 	image  *image
 	offset int64 // 0: zeros
-}
-
-// readPadded fills b from offset; what lies beyond the end of the file is zeros.
-func readPadded(f io.ReaderAt, b []byte, offset int64) error {
-	n, err := f.ReadAt(b, offset)
-	clear(b[n:])
-	if errors.Is(err, io.EOF) {
-		return nil
-	}
-	return err
-}
-
-// checkBase refuses a base that is not the file that the caller recorded.
-func checkBase(base disk.Base) (os.FileInfo, error) {
-	st, err := os.Stat(base.Path)
-	if err != nil {
-		return nil, failed(err, "open base image", base.Path)
-	}
-	if !st.Mode().IsRegular() || st.Size() != base.SizeBytes {
-		return nil, refused(base.Path, fmt.Sprintf("the base image has %d bytes, its record says %d", st.Size(), base.SizeBytes))
-	}
-	return st, nil
 }

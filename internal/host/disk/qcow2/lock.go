@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/roosthq/roost/internal/fault"
+	"github.com/roosthq/roost/internal/host/disk/layerfile"
 )
 
 // qemuWriterByte is the byte that a QEMU locks in every image it has permission to write
@@ -18,7 +19,7 @@ func (img *image) checkUnused(op string) error {
 	lock := unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart, Start: qemuWriterByte, Len: 1}
 	err := unix.FcntlFlock(img.file.Fd(), unix.F_OFD_GETLK, &lock)
 	if err != nil {
-		return failed(err, op, img.path)
+		return layerfile.Failed(err, op, img.path)
 	}
 	if lock.Type != unix.F_UNLCK {
 		return fault.New(fault.FailedPrecondition, op, img.path, "a VM still writes to it").

@@ -7,6 +7,7 @@ import (
 
 	"github.com/roosthq/roost/internal/fault"
 	"github.com/roosthq/roost/internal/host/disk"
+	"github.com/roosthq/roost/internal/host/disk/layerfile"
 )
 
 // Merge writes layers into one: of each cluster the topmost layer's, zeros as zeros, and what
@@ -26,17 +27,17 @@ func (d Driver) Merge(ctx context.Context, below disk.Stack, list []disk.Layer, 
 	defer ls.close()
 	merged := disk.Layer{Path: dst, SizeBytes: whole.SizeBytes()}
 	err = publish(ctx, dst, func(ctx context.Context, f *os.File) (err error) {
-		if err := d.verifyAll(ctx, list); err != nil {
+		if err := layerfile.VerifyAll(ctx, list); err != nil {
 			return err
 		}
 		if err := merge(ctx, ls, f, merged.SizeBytes); err != nil {
 			return err
 		}
-		merged.Sum, err = sum(ctx, f)
+		merged.Sum, err = layerfile.Sum(ctx, f)
 		return err
 	})
 	if err != nil {
-		return disk.Layer{}, failed(err, "merge into", dst)
+		return disk.Layer{}, layerfile.Failed(err, "merge into", dst)
 	}
 	return merged, nil
 }

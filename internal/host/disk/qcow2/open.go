@@ -3,14 +3,13 @@ package qcow2
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 
 	"github.com/roosthq/roost/internal/failpoint"
 	"github.com/roosthq/roost/internal/fault"
 	"github.com/roosthq/roost/internal/host/disk"
+	"github.com/roosthq/roost/internal/host/disk/layerfile"
 )
 
 // Create makes a live disk over a base.
@@ -23,13 +22,13 @@ func (d Driver) Create(ctx context.Context, base disk.Base, sizeBytes int64, dir
 func (d Driver) Open(ctx context.Context, stack disk.Stack, sizeBytes int64, dir string, index int) (disk.Live, error) {
 	live := disk.Live{Stack: stack, Path: d.LivePath(dir, index), SizeBytes: sizeBytes}
 	if err := ctx.Err(); err != nil {
-		return disk.Live{}, failed(err, "create", live.Path)
+		return disk.Live{}, layerfile.Failed(err, "create", live.Path)
 	}
 	if err := checkOpen(live); err != nil {
 		return disk.Live{}, err
 	}
 	if err := createEmpty(live.Path, sizeBytes); err != nil {
-		return disk.Live{}, failed(err, "create", live.Path)
+		return disk.Live{}, err
 	}
 	return live, nil
 }
@@ -47,47 +46,17 @@ func checkOpen(live disk.Live) error {
 	if err != nil {
 		return err
 	}
-	return checkNotOneOf(live.Path, files)
+	return layerfile.CheckNotOneOf(live.Path, files)
 }
 
-func checkNotOneOf(path string, files []os.FileInfo) error {
-	old, err := os.Lstat(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return failed(err, "create", path)
-	}
-	for _, f := range files {
-		if os.SameFile(old, f) {
-			return fault.New(fault.Invalid, "create", path, "the disk is to stand on this very file").
-				WithHint("use another index")
-		}
-	}
-	return nil
-}
-
-// createEmpty writes a new image without data. A leftover is unlinked, not truncated: a VM
-// that has not quite died may still hold it.
+// createEmpty writes a new image without data.
 func createEmpty(path string, sizeBytes int64) error {
-	if err := remove(path); err != nil {
-		return err
-	}
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	err = writeEmpty(f, sizeBytes)
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	if err == nil {
-		err = failpoint.Hit("qcow2.open.written")
-	}
-	if err != nil {
-		_ = os.Remove(path)
-	}
-	return err
+	return layerfile.Create(path, func(f *os.File) error {
+		if err := writeEmpty(f, sizeBytes); err != nil {
+			return err
+		}
+		return failpoint.Hit("qcow2.open.written")
+	})
 }
 
 // writeEmpty writes header, refcounts and an empty L1 table: four clusters, mostly holes.

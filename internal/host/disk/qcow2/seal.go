@@ -5,19 +5,16 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"syscall"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/roosthq/roost/internal/failpoint"
 	"github.com/roosthq/roost/internal/host/disk"
-	"github.com/roosthq/roost/internal/undo"
+	"github.com/roosthq/roost/internal/host/disk/layerfile"
 )
 
 // Seal turns a live disk into a layer, under a running VM when there is a Switch.
 func (d Driver) Seal(ctx context.Context, live disk.Live, nextIndex int, sw disk.Switch) (disk.Layer, *disk.Live, error) {
 	if err := ctx.Err(); err != nil {
-		return disk.Layer{}, nil, failed(err, "seal", live.Path)
+		return disk.Layer{}, nil, layerfile.Failed(err, "seal", live.Path)
 	}
 	img, err := openImage(live.Path, live.SizeBytes, os.O_RDWR)
 	if err != nil {
@@ -49,52 +46,12 @@ func (d Driver) switchOver(ctx context.Context, live disk.Live, layer disk.Layer
 		return disk.Live{}, err
 	}
 	if err := sw(ctx, attachment(next)); err != nil {
-		return disk.Live{}, errors.Join(failed(err, "switch VM to", next.Path), remove(next.Path))
+		return disk.Live{}, errors.Join(layerfile.Failed(err, "switch VM to", next.Path), layerfile.Remove(next.Path))
 	}
 	return next, nil
 }
 
-// seal makes the file read-only, the agent's own and durable, and returns its sum; one sync serves
-// all three, as it is what a pause waits for, and the sum is made meanwhile. A full or failing
-// disk leaves a live disk with the mode it had.
+// seal makes the file a layer's and returns its sum.
 func (img *image) seal(ctx context.Context) (string, error) {
-	var back undo.Stack
-	sum, err := img.lockAndSync(ctx, &back)
-	if err != nil {
-		return "", failed(errors.Join(err, back.Rollback(ctx)), "seal", img.path)
-	}
-	return sum, nil
-}
-
-func (img *image) lockAndSync(ctx context.Context, back *undo.Stack) (made string, err error) {
-	if err := img.lock(back); err != nil {
-		return "", err
-	}
-	if err := failpoint.Hit("qcow2.seal.sync"); err != nil {
-		return "", err
-	}
-	var both errgroup.Group
-	both.Go(img.file.Sync)
-	both.Go(func() (err error) {
-		made, err = sum(ctx, img.file)
-		return err
-	})
-	if err := both.Wait(); err != nil {
-		return "", err
-	}
-	return made, syncDir(filepath.Dir(img.path))
-}
-
-func (img *image) lock(back *undo.Stack) error {
-	st, err := img.file.Stat()
-	if err != nil {
-		return err
-	}
-	back.Push("mode", func(context.Context) error { return img.file.Chmod(st.Mode()) })
-	if err := img.file.Chmod(0o400); err != nil {
-		return err
-	}
-	owner := st.Sys().(*syscall.Stat_t)
-	back.Push("owner", func(context.Context) error { return img.file.Chown(int(owner.Uid), int(owner.Gid)) })
-	return img.file.Chown(os.Geteuid(), os.Getegid())
+	return layerfile.Seal(ctx, img.file, func() error { return failpoint.Hit("qcow2.seal.sync") })
 }

@@ -3,6 +3,8 @@ package qcow2
 import (
 	"encoding/binary"
 	"os"
+
+	"github.com/roosthq/roost/internal/host/disk/layerfile"
 )
 
 // writer writes a whole image front to back: header, refcount table and L1 table in the first
@@ -36,10 +38,10 @@ func (w *writer) put(i int64, p place) error {
 	if p.offset == 0 {
 		return nil
 	}
-	if err := readPadded(p.image.file, w.buf, p.offset); err != nil {
-		return failed(err, "read", p.image.path)
+	if err := layerfile.ReadPadded(p.image.file, w.buf, p.offset); err != nil {
+		return layerfile.Failed(err, "read", p.image.path)
 	}
-	if isZero(w.buf) {
+	if layerfile.IsZero(w.buf) {
 		return nil
 	}
 	offset, err := w.append(w.buf)

@@ -1,4 +1,4 @@
-package qcow2
+package layerfile
 
 import (
 	"context"
@@ -9,12 +9,11 @@ import (
 	"runtime"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/roosthq/roost/internal/failpoint"
 )
 
-// publish writes an immutable file: without a name until it is whole and synced, then at dst.
-func publish(ctx context.Context, dst string, write func(context.Context, *os.File) error) error {
+// Publish writes an immutable file: without a name until it is whole and synced, then at dst,
+// where nothing may be yet (os.ErrExist).
+func Publish(ctx context.Context, dst string, write func(context.Context, *os.File) error) error {
 	if _, err := os.Lstat(dst); err == nil {
 		return os.ErrExist // Known before the work; the link decides in the end.
 	}
@@ -37,16 +36,13 @@ func publish(ctx context.Context, dst string, write func(context.Context, *os.Fi
 
 // link gives the file its name, durably or not at all.
 func link(f *os.File, dst string) error {
-	if err := failpoint.Hit("qcow2.publish.link"); err != nil {
-		return err
-	}
 	unnamed := fmt.Sprintf("/proc/self/fd/%d", f.Fd())
 	err := unix.Linkat(unix.AT_FDCWD, unnamed, unix.AT_FDCWD, dst, unix.AT_SYMLINK_FOLLOW)
 	if err != nil {
 		return err
 	}
 	if err := syncDir(filepath.Dir(dst)); err != nil {
-		return errors.Join(err, remove(dst))
+		return errors.Join(err, Remove(dst))
 	}
 	return nil
 }

@@ -1,4 +1,4 @@
-package qcow2
+package layerfile
 
 import (
 	"context"
@@ -17,10 +17,10 @@ import (
 // sumBuffer is read at once: what is larger leaves the core's cache before it is hashed.
 const sumBuffer = 1 << 20
 
-// sum is the XXH3-128 of a file's plain content, high half first: what any program that reads
+// Sum is the XXH3-128 of a file's plain content, high half first: what any program that reads
 // the file from end to end gets. Holes are not read, but count as the zeros that they are, so
 // a copy that has them elsewhere has the same sum.
-func sum(ctx context.Context, f *os.File) (string, error) {
+func Sum(ctx context.Context, f *os.File) (string, error) {
 	st, err := f.Stat()
 	if err != nil {
 		return "", err
@@ -28,7 +28,7 @@ func sum(ctx context.Context, f *os.File) (string, error) {
 	h := xxh3.New128()
 	buf := make([]byte, sumBuffer)
 	for at := int64(0); at < st.Size(); {
-		data, hole, err := nextData(f, at, st.Size())
+		data, hole, err := NextData(f, at, st.Size())
 		if err != nil {
 			return "", err
 		}
@@ -57,44 +57,39 @@ func sumZeros(h *xxh3.Hasher128, n int64) {
 	}
 }
 
-// Verify compares a layer's file with its sum.
-func (Driver) Verify(ctx context.Context, l disk.Layer) error {
+// Verify compares a layer's file with its sum. A layer without a sum passes.
+func Verify(ctx context.Context, l disk.Layer) error {
 	if l.Sum == "" {
 		return nil
 	}
-	f, err := openRegular(l.Path, os.O_RDONLY)
+	f, err := Open(l.Path, os.O_RDONLY)
 	if fault.Is(err, fault.NotFound) {
-		return lost(l.Path, "the layer is missing")
+		return Lost("verify", l.Path, "the layer is missing")
 	}
 	if err != nil {
-		return failed(err, "verify", l.Path)
+		return Failed(err, "verify", l.Path)
 	}
 	defer func() { _ = f.Close() }() // only read
 	// A layer is read once now and, if at all, in other places later.
 	_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_SEQUENTIAL)
-	have, err := sum(ctx, f)
+	have, err := Sum(ctx, f)
 	switch {
 	case errors.Is(err, syscall.EIO):
-		return lost(l.Path, "it cannot be read: "+err.Error())
+		return Lost("verify", l.Path, "it cannot be read: "+err.Error())
 	case err != nil:
-		return failed(err, "verify", l.Path)
+		return Failed(err, "verify", l.Path)
 	case have != l.Sum:
-		return lost(l.Path, fmt.Sprintf("its checksum is %s, not %s", have, l.Sum))
+		return Lost("verify", l.Path, fmt.Sprintf("its checksum is %s, not %s", have, l.Sum))
 	}
 	return nil
 }
 
-// verifyAll is for what layers are about to be copied from: a copy would make damage look whole.
-func (d Driver) verifyAll(ctx context.Context, list []disk.Layer) error {
+// VerifyAll is for what layers are about to be copied from: a copy would make damage look whole.
+func VerifyAll(ctx context.Context, list []disk.Layer) error {
 	for _, l := range list {
-		if err := d.Verify(ctx, l); err != nil {
+		if err := Verify(ctx, l); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-func lost(path, cause string) error {
-	return fault.New(fault.DataLoss, "verify", "layer "+path, cause).
-		WithHint("put back a copy of the file, or use an older snapshot")
 }

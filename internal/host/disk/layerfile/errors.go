@@ -1,4 +1,4 @@
-package qcow2
+package layerfile
 
 import (
 	"errors"
@@ -9,8 +9,8 @@ import (
 	"github.com/roosthq/roost/internal/fault"
 )
 
-// failed gives err the operation, the file and, for the causes that a caller acts on, a kind.
-func failed(err error, op, path string) error {
+// Failed gives err the operation, the file and, for the causes that a caller acts on, a kind.
+func Failed(err error, op, path string) error {
 	if err == nil {
 		return nil
 	}
@@ -30,7 +30,7 @@ func failed(err error, op, path string) error {
 	return f
 }
 
-// plain drops a PathError's operation and path: failed says them in Roost's words.
+// plain drops a PathError's operation and path: Failed says them in Roost's words.
 func plain(err error) error {
 	var p *fs.PathError
 	if errors.As(err, &p) {
@@ -39,8 +39,14 @@ func plain(err error) error {
 	return err
 }
 
-// refused is the error for an image that is not of the dialect.
-func refused(path, cause string) error {
+// Refused is the error for a file that is not what Roost and its VMs write.
+func Refused(path, cause string) error {
 	return fault.New(fault.FailedPrecondition, "use", path, cause).
 		WithHint("the image is damaged or was written by something other than Roost and its VMs")
+}
+
+// Lost is the error for a layer whose content is not what it was.
+func Lost(op, path, cause string) error {
+	return fault.New(fault.DataLoss, op, "layer "+path, cause).
+		WithHint("put back a copy of the file, or use an older snapshot")
 }
