@@ -1,0 +1,181 @@
+package dm
+
+import (
+	"context"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/roosthq/roost/internal/failpoint"
+)
+
+// Info is a device's state.
+type Info struct {
+	Name, UUID string
+	// Dev is its number, of which Major and Minor are the parts.
+	Dev          uint64
+	Major, Minor uint32
+	// OpenCount counts who has it open: processes, mounts and tables above it.
+	OpenCount int
+	Suspended bool
+	// Deferred: it goes when the last one closes it.
+	Deferred bool
+	ReadOnly bool
+	// EventNr rises with each event of a target: a snapshot that became invalid.
+	EventNr                  uint32
+	LiveTable, InactiveTable bool
+}
+
+func (r reply) info() Info {
+	h := r.header
+	has := func(flag uint32) bool { return h.Flags&flag != 0 }
+	return Info{
+		Name: text(h.Name[:]), UUID: text(h.Uuid[:]),
+		Dev: h.Dev, Major: unix.Major(h.Dev), Minor: unix.Minor(h.Dev),
+		OpenCount: int(h.Open_count), EventNr: h.Event_nr,
+		Suspended: has(unix.DM_SUSPEND_FLAG), Deferred: has(unix.DM_DEFERRED_REMOVE), ReadOnly: has(unix.DM_READONLY_FLAG),
+		LiveTable: has(unix.DM_ACTIVE_PRESENT_FLAG), InactiveTable: has(unix.DM_INACTIVE_PRESENT_FLAG),
+	}
+}
+
+// change is a call that changes something, and so has a failpoint.
+func (c *Control) change(cmd uint32, name, point string, req request) (Info, error) {
+	if name == "" {
+		return Info{}, failed(errNoName, cmd, name)
+	}
+	if err := failpoint.Hit(point); err != nil {
+		return Info{}, failed(err, cmd, name)
+	}
+	r, err := c.call(cmd, name, req)
+	if err != nil {
+		return Info{}, err
+	}
+	return r.info(), nil
+}
+
+// Create makes a device without a table. A name or UUID that is taken is fault.AlreadyExists.
+func (c *Control) Create(ctx context.Context, name, uuid string) (Info, error) {
+	if err := ctx.Err(); err != nil {
+		return Info{}, failed(err, cmdCreate, name)
+	}
+	return c.change(cmdCreate, name, "devicemapper.ioctl.create", request{uuid: uuid})
+}
+
+// Load puts a table beside the live one; Resume makes it live. It replaces an inactive table. A
+// read-only table makes the device read-only, and opens what is below it for reading only.
+func (c *Control) Load(ctx context.Context, name string, table []Target, readOnly bool) error {
+	if err := ctx.Err(); err != nil {
+		return failed(err, cmdLoad, name)
+	}
+	data, err := encodeTable(table)
+	if err != nil {
+		return failed(err, cmdLoad, name)
+	}
+	req := request{targets: uint32(len(table)), data: data}
+	if readOnly {
+		req.flags |= unix.DM_READONLY_FLAG
+	}
+	_, err = c.change(cmdLoad, name, "devicemapper.ioctl.load", req)
+	return err
+}
+
+// ClearTable drops the inactive table, if there is one.
+func (c *Control) ClearTable(name string) error {
+	_, err := c.call(cmdClear, name, request{})
+	return err
+}
+
+// Resume makes the inactive table live, if there is one, and lets I/O go on.
+func (c *Control) Resume(name string) (Info, error) {
+	return c.change(cmdSuspend, name, "devicemapper.ioctl.resume", request{event: udevFlags})
+}
+
+// SuspendOptions say what Suspend leaves out.
+type SuspendOptions struct {
+	// NoFlush keeps I/O that is under way for the next table instead of waiting for it.
+	NoFlush bool
+	// SkipLockfs does not freeze a file system that the host has mounted from the device.
+	SkipLockfs bool
+}
+
+// Suspend holds I/O to the device from now on and, without NoFlush, waits for what is under way.
+// Suspending twice is once. It waits as long as the devices below take.
+func (c *Control) Suspend(name string, o SuspendOptions) error {
+	req := request{flags: unix.DM_SUSPEND_FLAG}
+	if o.NoFlush {
+		req.flags |= unix.DM_NOFLUSH_FLAG
+	}
+	if o.SkipLockfs {
+		req.flags |= unix.DM_SKIP_LOCKFS_FLAG
+	}
+	_, err := c.change(cmdSuspend, name, "devicemapper.ioctl.suspend", req)
+	return err
+}
+
+// Rename gives the device another name; its number, node and UUID stay. A name that is taken is
+// fault.AlreadyExists.
+func (c *Control) Rename(name, to string) error {
+	if err := checkName(to, maxName); err != nil {
+		return failed(err, cmdRename, name)
+	}
+	_, err := c.change(cmdRename, name, "devicemapper.ioctl.rename",
+		request{event: udevFlags, data: append([]byte(to), 0)})
+	return err
+}
+
+// Info tells a device's state; fault.NotFound when there is none of that name.
+func (c *Control) Info(name string) (Info, error) {
+	if name == "" {
+		return Info{}, failed(errNoName, cmdInfo, name)
+	}
+	r, err := c.call(cmdInfo, name, request{})
+	if err != nil {
+		return Info{}, err
+	}
+	return r.info(), nil
+}
+
+// Status lists the live table's targets with their status as Params.
+func (c *Control) Status(name string) ([]Target, error) { return c.targets(name, 0) }
+
+// Table lists the live table's targets as they were loaded, devices as numbers.
+func (c *Control) Table(name string) ([]Target, error) {
+	return c.targets(name, unix.DM_STATUS_TABLE_FLAG)
+}
+
+func (c *Control) targets(name string, flags uint32) ([]Target, error) {
+	r, err := c.call(cmdStatus, name, request{flags: flags})
+	if err != nil {
+		return nil, err
+	}
+	table, err := parseTargets(r.data, r.header.Target_count)
+	if err != nil {
+		return nil, failed(err, cmdStatus, name)
+	}
+	return table, nil
+}
+
+// Deps lists the numbers of the devices that the live table stands on.
+func (c *Control) Deps(name string) ([]uint64, error) {
+	r, err := c.call(cmdDeps, name, request{})
+	if err != nil {
+		return nil, err
+	}
+	devs, err := parseDeps(r.data)
+	if err != nil {
+		return nil, failed(err, cmdDeps, name)
+	}
+	return devs, nil
+}
+
+// List lists all devices of the host, whoever made them.
+func (c *Control) List() ([]Entry, error) {
+	r, err := c.call(cmdList, "", request{})
+	if err != nil {
+		return nil, err
+	}
+	list, err := parseNames(r.data)
+	if err != nil {
+		return nil, failed(err, cmdList, "")
+	}
+	return list, nil
+}
