@@ -1,0 +1,2 @@
+// Package vm is the in-VM lane.
+package vm
