@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"os"
 	"sync"
+
+	"github.com/roosthq/roost/internal/host/vmm/console"
 )
 
 // complaints collects the end of what QEMU prints on stdout and stderr. It is a pipe, so QEMU
@@ -13,7 +15,7 @@ type complaints struct {
 	done chan struct{}
 
 	mu   sync.Mutex
-	tail tail
+	tail console.Tail
 }
 
 // openComplaints returns the collector and the end that QEMU inherits.
@@ -33,7 +35,7 @@ func (c *complaints) copy() {
 	for {
 		n, err := c.pipe.Read(buf)
 		c.mu.Lock()
-		c.tail.write(buf[:n])
+		c.tail.Write(buf[:n])
 		c.mu.Unlock()
 		if err != nil {
 			_ = c.pipe.Close()
@@ -50,7 +52,7 @@ func (c *complaints) text() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	const most = 600
-	line := bytes.ReplaceAll(bytes.TrimSpace(c.tail.bytes()), []byte("\n"), []byte("; "))
+	line := bytes.ReplaceAll(bytes.TrimSpace(c.tail.Bytes()), []byte("\n"), []byte("; "))
 	if len(line) > most {
 		line = append([]byte("…"), line[len(line)-most:]...)
 	}

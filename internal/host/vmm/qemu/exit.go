@@ -1,13 +1,13 @@
 package qemu
 
 import (
-	"bytes"
 	"fmt"
 	"path/filepath"
 	"time"
 
 	"github.com/roosthq/roost/internal/host/process"
 	"github.com/roosthq/roost/internal/host/vmm"
+	"github.com/roosthq/roost/internal/host/vmm/console"
 )
 
 // watch waits for the process's end and then says why it ended. It is the only one to remove
@@ -32,7 +32,7 @@ func (vm *VM) watch() {
 func (vm *VM) drain() {
 	const most = 500 * time.Millisecond
 	timeout := time.After(most)
-	ends := []<-chan struct{}{vm.qmp.Done(), vm.console.done}
+	ends := []<-chan struct{}{vm.qmp.Done(), vm.console.Done()}
 	if vm.said != nil {
 		ends = append(ends, vm.said.done)
 	}
@@ -69,7 +69,7 @@ func (vm *VM) reason(s process.Status) vmm.Exit {
 	vm.mu.Lock()
 	shutdown := vm.shutdown
 	vm.mu.Unlock()
-	if text := guestReason(shutdown, vm.console.recent()); text != "" {
+	if text := guestReason(shutdown, vm.console.Recent()); text != "" {
 		e.Reason = text
 		return e
 	}
@@ -81,16 +81,13 @@ func (vm *VM) reason(s process.Status) vmm.Exit {
 	return e
 }
 
-var panicMark = []byte("Kernel panic - not syncing")
-
 // guestReason says what the guest did, by QEMU's SHUTDOWN event and the console; "" when the
 // guest did nothing.
-func guestReason(shutdown string, console []byte) string {
+func guestReason(shutdown string, printed []byte) string {
 	switch shutdown {
 	case "guest-panic", "guest-reset":
-		if i := bytes.LastIndex(console, panicMark); i >= 0 {
-			line, _, _ := bytes.Cut(console[i+len(panicMark):], []byte("\n"))
-			return "guest panicked" + printable(line)
+		if why, found := console.Panic(printed); found {
+			return why
 		}
 		if shutdown == "guest-panic" {
 			return "guest panicked"
@@ -101,16 +98,4 @@ func guestReason(shutdown string, console []byte) string {
 	default:
 		return ""
 	}
-}
-
-// printable keeps a guest's text from doing anything in a log or a terminal.
-func printable(line []byte) string {
-	const most = 200
-	clean := bytes.Map(func(r rune) rune {
-		if r < ' ' || r > '~' {
-			return -1
-		}
-		return r
-	}, line[:min(len(line), most)])
-	return string(clean)
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/roosthq/roost/internal/fault"
 	"github.com/roosthq/roost/internal/host/process"
 	"github.com/roosthq/roost/internal/host/vmm"
+	"github.com/roosthq/roost/internal/host/vmm/console"
 	"github.com/roosthq/roost/internal/host/vmm/qemu/qmp"
 	"github.com/roosthq/roost/internal/undo"
 )
@@ -163,7 +164,7 @@ func handleOf(cfg vmm.Config, proc *process.Process, memory int) vmm.Handle {
 	h := vmm.Handle{
 		Driver: Name, ID: cfg.ID, PID: proc.PID, StartTime: proc.StartTime, BootID: process.BootID(),
 		Socket:  filepath.Join(cfg.Dir, qmpSocket),
-		Console: filepath.Join(cfg.Dir, consoleLog),
+		Console: filepath.Join(cfg.Dir, console.File),
 		UID:     cfg.UID, MemoryMB: cfg.MemoryMB, MemoryFD: memory,
 	}
 	if info, err := cfg.Memory.File.Stat(); err == nil {
@@ -180,7 +181,7 @@ func (vm *VM) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if vm.console, err = openConsole(dir, text); err != nil {
+	if vm.console, err = console.Open(dir, text); err != nil {
 		return errors.Join(err, text.Close())
 	}
 	conn, err := dial(vm.handle.Socket)
@@ -188,7 +189,7 @@ func (vm *VM) connect(ctx context.Context) error {
 		vm.qmp, err = qmp.Open(ctx, conn, vm.event)
 	}
 	if err != nil {
-		vm.console.close()
+		vm.console.Close()
 		return err
 	}
 	return nil

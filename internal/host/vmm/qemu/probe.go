@@ -135,7 +135,7 @@ func (vm *VM) awaitConsole(ctx context.Context, mark []byte) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		if bytes.Contains(vm.console.recent(), mark) {
+		if bytes.Contains(vm.console.Recent(), mark) {
 			return nil
 		}
 		select {

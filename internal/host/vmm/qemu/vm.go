@@ -4,12 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 
 	"github.com/roosthq/roost/internal/fault"
 	"github.com/roosthq/roost/internal/host/process"
 	"github.com/roosthq/roost/internal/host/vmm"
+	"github.com/roosthq/roost/internal/host/vmm/console"
 	"github.com/roosthq/roost/internal/host/vmm/qemu/qmp"
 )
 
@@ -20,7 +22,7 @@ type VM struct {
 	proc    *process.Process
 	said    *complaints // nil for an adopted VM
 	qmp     *qmp.Client
-	console *console
+	console *console.Console
 
 	stateFD int // what a restore loads from, inside QEMU
 
@@ -158,9 +160,12 @@ func (vm *VM) Detach() {
 // disconnect closes what the agent holds of the VM and waits for its readers.
 func (vm *VM) disconnect() {
 	vm.qmp.Close()
-	vm.console.close()
+	vm.console.Close()
 	vm.said.close()
 }
 
 // Console implements vmm.VM.
-func (vm *VM) Console() ([]byte, error) { return readConsole(vm.handle.Console) }
+func (vm *VM) Console() ([]byte, error) { return console.Read(filepath.Dir(vm.handle.Console)) }
+
+// ReadConsole implements vmm.Driver.
+func (d *Driver) ReadConsole(dir string) ([]byte, error) { return console.Read(dir) }

@@ -1,4 +1,4 @@
-package qemu
+package console
 
 import (
 	"bytes"
@@ -14,24 +14,26 @@ func TestConsoleKeepsTheNewestMiB(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	guest, agent := net.Pipe()
-	c, err := openConsole(dir, agent)
+	c, err := Open(dir, agent)
 	require.NoError(t, err)
+	changed := c.Changed()
 	line := append(bytes.Repeat([]byte("z"), 1023), '\n')
 	for range 3000 {
 		_, err := guest.Write(line)
 		require.NoError(t, err)
 	}
+	<-changed
 	_, err = guest.Write([]byte("the end"))
 	require.NoError(t, err)
 	require.NoError(t, guest.Close())
-	<-c.done
-	kept, err := readConsole(filepath.Join(dir, consoleLog))
+	<-c.Done()
+	kept, err := Read(dir)
 	require.NoError(t, err)
-	require.LessOrEqual(t, len(kept), 2*consoleHalf)
-	require.Greater(t, len(kept), consoleHalf)
+	require.LessOrEqual(t, len(kept), 2*half)
+	require.Greater(t, len(kept), half)
 	require.True(t, bytes.HasSuffix(kept, []byte("the end")))
-	require.True(t, bytes.HasSuffix(c.recent(), []byte("the end")))
-	require.Len(t, c.recent(), tailSize)
+	require.True(t, bytes.HasSuffix(c.Recent(), []byte("the end")))
+	require.Len(t, c.Recent(), tailSize)
 }
 
 // TestConsoleSurvivesItsFiles: a guest prints on when its files cannot be written.
@@ -40,7 +42,7 @@ func TestConsoleSurvivesItsFiles(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "run")
 	require.NoError(t, os.Mkdir(dir, 0o700))
 	guest, agent := net.Pipe()
-	c, err := openConsole(dir, agent)
+	c, err := Open(dir, agent)
 	require.NoError(t, err)
 	require.NoError(t, os.RemoveAll(dir))
 	for range 200 {
@@ -48,19 +50,17 @@ func TestConsoleSurvivesItsFiles(t *testing.T) {
 		require.NoError(t, err)
 	}
 	require.NoError(t, guest.Close())
-	<-c.done
-	kept, err := readConsole(filepath.Join(dir, consoleLog))
+	<-c.Done()
+	kept, err := Read(dir)
 	require.NoError(t, err)
 	require.Empty(t, kept)
 }
 
-func TestGuestReason(t *testing.T) {
+func TestPanic(t *testing.T) {
 	t.Parallel()
-	panicked := []byte("x\n[ 1.0] Kernel panic - not syncing: no \x1b[31minit\r\n[ 1.1] more\n")
-	require.Equal(t, "guest panicked: no [31minit", guestReason("guest-reset", panicked))
-	require.Equal(t, "guest panicked", guestReason("guest-panic", nil))
-	require.Equal(t, "guest rebooted", guestReason("guest-reset", []byte("bye")))
-	require.Equal(t, "guest shut down", guestReason("guest-shutdown", panicked))
-	require.Empty(t, guestReason("host-signal", panicked))
-	require.Empty(t, guestReason("", panicked), "the guest may print what it likes")
+	why, found := Panic([]byte("x\n[ 1.0] Kernel panic - not syncing: no \x1b[31minit\r\n[ 1.1] more\n"))
+	require.True(t, found)
+	require.Equal(t, "guest panicked: no [31minit", why)
+	_, found = Panic([]byte("bye"))
+	require.False(t, found)
 }
