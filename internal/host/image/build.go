@@ -90,7 +90,10 @@ func (b *build) run(ctx context.Context) (Template, error) {
 	// The kernel waits for the network while the root disk keeps a core busy.
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
-		kernel, d.kernelDir, err = b.kernel(gctx)
+		if kernel, d.kernelDir, err = b.kernel(gctx); err != nil {
+			return err
+		}
+		d.elfDir, err = b.kernelELF(filepath.Join(d.kernelDir, kernelName))
 		return err
 	})
 	g.Go(func() (err error) {
@@ -113,6 +116,7 @@ func (b *build) run(ctx context.Context) (Template, error) {
 // Names of a template's files; modules have their own.
 const (
 	kernelName = "vmlinuz"
+	elfName    = "vmlinux"
 	diskName   = "disk.ext4"
 	treeName   = "tree.erofs"
 )
@@ -120,6 +124,9 @@ const (
 // nameFiles lists the draft's files. Modules are without ".ko".
 func (d *draft) nameFiles(modules []string) {
 	d.Kernel = File{Name: kernelName, Path: filepath.Join(d.kernelDir, kernelName)}
+	if d.elfDir != "" {
+		d.KernelELF = File{Name: elfName, Path: filepath.Join(d.elfDir, elfName)}
+	}
 	d.Disk = File{Name: diskName, Path: filepath.Join(d.diskDir, diskName)}
 	d.Tree = File{Name: treeName, Path: filepath.Join(d.treeDir, treeName)}
 	for _, m := range modules {
@@ -142,6 +149,19 @@ func (b *build) kernel(ctx context.Context) (k unpackedKernel, dir string, err e
 	return k, dir, err
 }
 
+// kernelELF makes the uncompressed kernel. A kernel of which there is none still starts in QEMU: who
+// asks for it later is told the reason.
+func (b *build) kernelELF(kernel string) (dir string, err error) {
+	dir, err = b.form("uncompressed kernel", "vmlinux", func(dir string) error {
+		return ELF(kernel, filepath.Join(dir, elfName))
+	})
+	if fault.Is(err, fault.Invalid) {
+		b.store.log.Warn("the template will not start in Firecracker", "template", b.recipe.Name, "error", err)
+		return "", nil
+	}
+	return dir, err
+}
+
 // root makes the root directory and of it both forms of the file system.
 func (b *build) root(ctx context.Context) (diskDir, treeDir string, err error) {
 	var root string
@@ -159,13 +179,13 @@ func (b *build) root(ctx context.Context) (diskDir, treeDir string, err error) {
 	// One only reads while the other writes.
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
-		diskDir, err = b.rootForm("disk", func(dir string) error {
+		diskDir, err = b.form("root disk", "disk", func(dir string) error {
 			return makeDisk(ctx, b.recipe.form(), root, filepath.Join(dir, diskName))
 		})
 		return err
 	})
 	g.Go(func() (err error) {
-		treeDir, err = b.rootForm("tree", func(dir string) error {
+		treeDir, err = b.form("root tree", "tree", func(dir string) error {
 			return makeTree(ctx, b.recipe.form(), root, filepath.Join(dir, treeName))
 		})
 		return err
@@ -176,8 +196,9 @@ func (b *build) root(ctx context.Context) (diskDir, treeDir string, err error) {
 	return diskDir, treeDir, fail(os.RemoveAll(root), "remove", root)
 }
 
-func (b *build) rootForm(name string, write func(dir string) error) (dir string, err error) {
-	err = b.step("make the root "+name, func() error {
+// form makes one file of the template, in a directory of its own.
+func (b *build) form(what, name string, write func(dir string) error) (dir string, err error) {
+	err = b.step("make the "+what, func() error {
 		if dir, err = b.work.mkdir(name); err != nil {
 			return err
 		}

@@ -79,7 +79,7 @@ func TestBuildBase(t *testing.T) {
 		},
 	})
 	require.NoError(t, err, fault.HintOf(err))
-	require.Len(t, steps, 5)
+	require.Len(t, steps, 6)
 	require.NoError(t, tpl.Verify())
 	requireNothingLeft(t, s)
 
@@ -177,6 +177,9 @@ func checkSizes(t *testing.T, tpl image.Template) {
 
 func checkKernel(t *testing.T, tpl image.Template) {
 	require.FileExists(t, tpl.KernelPath())
+	vmlinux := filepath.Join(t.TempDir(), "vmlinux")
+	require.NoError(t, image.ELF(tpl.KernelPath(), vmlinux))
+	run(t, "cmp", vmlinux, tpl.KernelELFPath())
 	at := map[string]int{}
 	for i, name := range tpl.ModuleNames() {
 		at[strings.TrimSuffix(name, ".ko")] = i + 1

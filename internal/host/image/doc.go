@@ -12,7 +12,7 @@
 //
 // # On disk
 //
-//	blobs/<sha256>/…           kernel and modules, a disk, or a tree
+//	blobs/<sha256>/…           kernel and modules, a disk, a tree, or a kernel uncompressed
 //	templates/<name>.json      the template that has the name now
 //	manifests/<digest>.json    every template that ever had one, for sandboxes made earlier
 //	warm/<key id>/…            memory, device state, disk layer, warm.json
@@ -32,7 +32,8 @@
 // process or mount stays. A process that dies leaves a stage without a lock holder, and
 // perhaps a blob that no manifest names; Open removes both. After the rename Open only
 // completes. A template of an earlier Roost may lack a form: sandboxes made from it keep it by
-// digest, and Ensure builds its successor. The build runs in a process and mount namespace of its own, so that one signal
+// digest, and Ensure builds its successor; its kernel is uncompressed for the first who asks, which
+// changes its manifest by the name of that file and nothing else. The build runs in a process and mount namespace of its own, so that one signal
 // ends all of it and no mount of it is ever seen by the host.
 //
 // # Example

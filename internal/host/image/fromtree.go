@@ -121,7 +121,7 @@ func (m *making) run(ctx context.Context) (Template, error) {
 		Name: m.request.Name, CreatedAt: time.Now().UTC(), DefaultUser: src.DefaultUser, KernelVersion: src.KernelVersion,
 		Made: &Made{By: m.request.By, Operation: m.request.Operation},
 	}}
-	if d.kernelDir, err = m.kernel(); err != nil {
+	if d.kernelDir, d.elfDir, err = m.kernel(); err != nil {
 		return Template{}, err
 	}
 	f := rootForm{
@@ -171,13 +171,21 @@ func (m *making) unpack(ctx context.Context, root string) (newest int64, err err
 	return newest, err
 }
 
-// kernel is the source's, by hard links: publishing finds that its blob is there.
-func (m *making) kernel() (dir string, err error) {
-	if dir, err = m.work.mkdir("kernel"); err != nil {
+// kernel is the source's, by hard links: publishing finds that its blobs are there.
+func (m *making) kernel() (dir, elfDir string, err error) {
+	src := m.request.Source
+	if dir, err = m.link("kernel", append([]File{src.Kernel}, src.Modules...)); err != nil || !src.hasELF() {
+		return dir, "", err
+	}
+	elfDir, err = m.link("vmlinux", []File{src.KernelELF})
+	return dir, elfDir, err
+}
+
+func (m *making) link(name string, files []File) (dir string, err error) {
+	if dir, err = m.work.mkdir(name); err != nil {
 		return "", err
 	}
-	src := m.request.Source
-	for _, f := range append([]File{src.Kernel}, src.Modules...) {
+	for _, f := range files {
 		if err := f.Verify(); err != nil {
 			return "", err
 		}

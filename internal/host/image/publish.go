@@ -18,6 +18,7 @@ type draft struct {
 	kernelDir string // vmlinuz and *.ko
 	diskDir   string // disk.ext4
 	treeDir   string // tree.erofs
+	elfDir    string // vmlinux; "" if there is none
 }
 
 // publish moves a draft's files to where they belong and makes it the template of its name.
@@ -77,6 +78,14 @@ func taken(name string) error {
 		WithHint("choose another name, or delete that one: roost template rm " + name)
 }
 
+func (d *draft) dirs() []string {
+	dirs := []string{d.kernelDir, d.diskDir, d.treeDir}
+	if d.elfDir != "" {
+		dirs = append(dirs, d.elfDir)
+	}
+	return dirs
+}
+
 // measure hashes the files and makes them durable and read-only, before any lock is taken.
 func (d *draft) measure() error {
 	var g errgroup.Group // disk and tree are large
@@ -101,13 +110,17 @@ func (d *draft) measure() error {
 	}
 	d.DiskBytes = d.Disk.SizeBytes
 	d.Digest = d.digest()
-	return errors.Join(syncTree(d.kernelDir), syncTree(d.diskDir), syncTree(d.treeDir))
+	var errs []error
+	for _, dir := range d.dirs() {
+		errs = append(errs, syncTree(dir))
+	}
+	return errors.Join(errs...)
 }
 
 // addBlobs renames the draft's directories into blobs/ and points the manifest there. It
 // returns the blobs that were not there before.
 func (s *Store) addBlobs(d *draft) (added []string, err error) {
-	for _, dir := range []string{d.kernelDir, d.diskDir, d.treeDir} {
+	for _, dir := range d.dirs() {
 		id := blobID(d.pointers(), dir)
 		isNew, err := s.addBlob(dir, id)
 		if isNew {

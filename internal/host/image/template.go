@@ -36,6 +36,9 @@ type Template struct {
 	DefaultUser   string `json:"default_user"`
 	KernelVersion string `json:"kernel_version"`
 	Kernel        File   `json:"kernel"`
+	// KernelELF is the same kernel, uncompressed; empty in a template of an earlier Roost that
+	// nobody has asked for it yet (Store.WithKernelELF).
+	KernelELF File `json:"kernel_elf,omitzero"`
 	// Modules in the order in which they must be loaded.
 	Modules []File `json:"modules"`
 	Disk    File   `json:"disk"`
@@ -52,6 +55,9 @@ type Template struct {
 
 // KernelPath is the bzImage.
 func (t Template) KernelPath() string { return t.Kernel.Path }
+
+// KernelELFPath is the uncompressed kernel; "" if the template has none yet.
+func (t Template) KernelELFPath() string { return t.KernelELF.Path }
 
 // DiskPath is the raw root disk; never write to it.
 func (t Template) DiskPath() string { return t.Disk.Path }
@@ -108,6 +114,15 @@ func (f File) hash() (sum string, size int64, err error) {
 }
 
 func (t Template) files() []File {
+	files := t.seen()
+	if t.hasELF() {
+		files = append(files, t.KernelELF)
+	}
+	return files
+}
+
+// seen are the files that a guest can see.
+func (t Template) seen() []File {
 	files := []File{t.Kernel, t.Disk}
 	if t.hasTree() {
 		files = append(files, t.Tree)
@@ -115,13 +130,14 @@ func (t Template) files() []File {
 	return append(files, t.Modules...)
 }
 
+func (t Template) hasELF() bool  { return t.KernelELF.Name != "" }
 func (t Template) hasTree() bool { return t.Tree.Name != "" }
 
 // digest covers what a guest can see of the template, not when or how it was made.
 func (t Template) digest() string {
 	type part struct{ Name, SHA256 string }
 	var parts []part
-	for _, f := range t.files() {
+	for _, f := range t.seen() {
 		parts = append(parts, part{f.Name, f.SHA256})
 	}
 	return hashJSON(struct {
@@ -200,6 +216,9 @@ func (s *Store) loadTemplate(path string) (Template, error) {
 		}
 		f.Path = s.path(f.Path)
 	}
+	if t.hasELF() && t.KernelELF.present() != nil {
+		t.KernelELF = File{} // an earlier Roost did not know what it is; it can be made again
+	}
 	t.SizeBytes = 0
 	for _, f := range t.files() {
 		if err := f.present(); err != nil {
@@ -218,6 +237,9 @@ func (t *Template) pointers() []*File {
 	files := []*File{&t.Kernel, &t.Disk}
 	if t.hasTree() {
 		files = append(files, &t.Tree)
+	}
+	if t.hasELF() {
+		files = append(files, &t.KernelELF)
 	}
 	for i := range t.Modules {
 		files = append(files, &t.Modules[i])

@@ -13,7 +13,9 @@
 //	up0, port0                    the other veth end and the port, inside the router
 //	table      inet roost_<inst>  the host's rules for all slots of the installation
 //
-// A VMM opens a Tap port. A Veth port is for a runtime with a network stack of its own: it is
+// A VMM is given an open Tap port, or opens it itself: from inside the router, where a tap lets
+// in root and the one uid that Slot.TapFor named. The router's output rules leave such a process
+// nothing but its own guest to talk to. A Veth port is for a runtime with a network stack of its own: it is
 // started in the second namespace, takes address, route and neighbour off eth0, and from then
 // on sends frames through a packet socket. No rule of the namespace that it lives in sees
 // those. So that namespace is thrown away with the slot and has no rules: they are all in the

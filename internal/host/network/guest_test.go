@@ -77,7 +77,7 @@ func (g *guest) plugTap(t testing.TB, s *Slot) {
 	require.NoError(t, err)
 	var card *os.File
 	in(t, g.ns, func() (err error) {
-		if card, err = openTap(); err != nil {
+		if card, err = openTap(nobodyElse); err != nil {
 			return err
 		}
 		link, err := netlink.LinkByName(portName)

@@ -69,20 +69,41 @@ func (s *Slot) Port() PortKind { return s.kind }
 
 // Tap attaches a new descriptor to the port; the caller owns it. One descriptor (and its
 // copies in other processes) can be attached at a time: while a VM has the port, Tap is
-// fault.FailedPrecondition. So it is on a slot with a veth.
+// fault.FailedPrecondition. So it is on a slot with a veth. A uid that TapFor has let in may
+// attach no more.
 func (s *Slot) Tap() (*os.File, error) {
-	if s.kind != Tap {
-		return nil, fault.New(fault.FailedPrecondition, "open tap of", s.object(), "its port is a "+string(s.kind))
-	}
 	var f *os.File
-	err := s.ns.do(func() (err error) {
-		f, err = openTap()
+	err := s.onTap("open tap of", func() (err error) {
+		f, err = openTap(nobodyElse)
 		return err
 	})
-	if errors.Is(err, unix.EBUSY) {
-		return nil, fault.New(fault.FailedPrecondition, "open", s.object(), "a VM is attached to its tap")
+	return f, err
+}
+
+// TapFor lets one uid attach to the port by itself, from inside the namespace netns, under the
+// port's name there; root's aside, processes of no other uid may. It fails as Tap does: what is
+// attached stays, and who may attach too.
+func (s *Slot) TapFor(uid int) (netns, name string, err error) {
+	const op = "give tap of"
+	if uid < 1 {
+		return "", "", fault.New(fault.Invalid, op, s.object(), "uid "+strconv.Itoa(uid)+" is not a sandbox's")
 	}
-	return f, s.wrap(err, "open tap of")
+	if err := s.onTap(op, func() error { return giveTap(uid) }); err != nil {
+		return "", "", err
+	}
+	return s.m.host.namespacePath(s.number), portName, nil
+}
+
+// onTap runs use inside the slot, where it attaches to the tap.
+func (s *Slot) onTap(op string, use func() error) error {
+	if s.kind != Tap {
+		return fault.New(fault.FailedPrecondition, op, s.object(), "its port is a "+string(s.kind))
+	}
+	err := s.ns.do(use)
+	if errors.Is(err, unix.EBUSY) {
+		return fault.New(fault.FailedPrecondition, op, s.object(), "a VM is attached to its tap")
+	}
+	return s.wrap(err, op)
 }
 
 // Namespace is the path of the throwaway namespace that holds the guest's end of a veth. It

@@ -190,6 +190,8 @@ type Capabilities struct {
 	FreezesGuest bool
 	// TakesNamespace: the port is a network namespace, not a tap.
 	TakesNamespace bool
+	// ELFKernel: what boots is Template.KernelELF; it is filled in for a Boot alone.
+	ELFKernel bool
 	// OpensTap: the port is a tap that the runtime opens by its name.
 	OpensTap bool
 	// FixedDisk: a capture's disk keeps the size that it was booted with.

@@ -263,7 +263,7 @@ func (m *Manager) launchThrowAway(ctx context.Context, rt runtime.Runtime, o ori
 	if err != nil {
 		return nil, "", err
 	}
-	spec.Initrd, spec.Guest = src.initrd, src.guest
+	src.boots(&spec)
 	in, err := rt.Boot(ctx, spec, runtime.BootOptions{From: &o.capture})
 	return in, src.controlToken, err
 }

@@ -17,8 +17,12 @@ func PortOf(rt runtime.Runtime) network.PortKind {
 // has what it needs, or has failed.
 func plug(spec *runtime.Spec, slot *network.Slot, rt runtime.Runtime) (unplug func(), err error) {
 	spec.Port = runtime.Port{MAC: network.GuestMAC.String()}
-	if rt.Capabilities().TakesNamespace {
+	switch caps := rt.Capabilities(); {
+	case caps.TakesNamespace:
 		spec.Port.Namespace, err = slot.Namespace()
+		return func() {}, err
+	case caps.OpensTap:
+		spec.Port.Namespace, spec.Port.TapName, err = slot.TapFor(spec.UID)
 		return func() {}, err
 	}
 	tap, err := slot.Tap()

@@ -31,6 +31,8 @@ type source struct {
 	// A boot brings the guest agent in an initramfs, or as a program for the runtime to start.
 	initrd string
 	guest  runtime.Guest
+	// kernelELF is what boots, in a runtime that cannot take the template's own kernel.
+	kernelELF string
 	// grow: the disk is larger than the file system on it.
 	grow bool
 }
@@ -100,7 +102,7 @@ func (m *Manager) launch(ctx context.Context, s *Sandbox, slot *network.Slot, sr
 	defer unplug()
 	var in runtime.Instance
 	if src.capture == nil {
-		spec.Initrd, spec.Guest = src.initrd, src.guest
+		src.boots(&spec)
 		in, err = s.rt.Boot(ctx, spec, runtime.BootOptions{From: src.from})
 	} else {
 		in, err = s.rt.Restore(ctx, spec, *src.capture)

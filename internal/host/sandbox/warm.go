@@ -177,8 +177,9 @@ func (m *Manager) captureTemplate(ctx context.Context, rt runtime.Runtime, dir s
 	}
 	spec := runtime.Spec{
 		ID: templateID, Resources: r, RunDir: run, DiskDir: dir, UID: m.cfg.UIDs.UID(slot.Index()),
-		Template: bootable(t), Initrd: src.initrd, Guest: src.guest,
+		Template: bootable(t),
 	}
+	src.boots(&spec)
 	unplug, err := plug(&spec, slot, rt)
 	if err != nil {
 		return nil, err
@@ -242,8 +243,21 @@ func (m *Manager) bootFrom(rt runtime.Runtime, t image.Template, token, dir stri
 		}
 		return src, nil
 	}
+	if caps.ELFKernel {
+		// One of an earlier Roost is uncompressed by its first boot of this kind.
+		with, err := m.cfg.Images.WithKernelELF(t)
+		if err != nil {
+			return source{}, err
+		}
+		src.kernelELF = with.KernelELFPath()
+	}
 	src.initrd = filepath.Join(dir, "initrd")
 	return src, m.cfg.Images.Initrd(t, m.cfg.GuestPath, cfg, src.initrd)
+}
+
+// boots puts what a boot needs into the spec of one start.
+func (src source) boots(spec *runtime.Spec) {
+	spec.Initrd, spec.Guest, spec.Template.KernelELF = src.initrd, src.guest, src.kernelELF
 }
 
 // bootable is a template as a runtime takes it.
