@@ -25,6 +25,18 @@ run: root setup ## set everything up, start Roost, run the quickstart
 test: root setup-dev ## everything: lint, generated code, unit, contracts, end to end, leaks
 	@test/all
 
+# The in-VM lane (go doc ./test/vm): a package's tests inside a Linux VM of their own.
+SHAPE := disk
+LANE := .cache/bin/lane
+.PHONY: $(LANE)
+$(LANE):
+	@go build -o $@ ./test/vm/lane
+
+.PHONY: vmtest
+vmtest: root $(LANE) ## test PKG=./PACKAGE in a VM; RUN=REGEX, SHAPE=host, ARGS='go test flags', LANE_ARGS='-v'
+	@go run ./test/run -exec="'$(abspath $(LANE))' $(SHAPE) $(LANE_ARGS) --" -tags=failpoints -count=1 \
+		$(if $(RUN),-run='$(RUN)') $(ARGS) $(or $(PKG),$(error PKG=./PACKAGE is missing))
+
 .PHONY: soak
 soak: root setup-dev $(BIN)/runsc ## the trials of docs/reliability.md in full, 40 minutes; ARGS='-run random -scale 0.1'
 	@ROOST_RUNSC=$(abspath $(BIN)/runsc) go run ./test/soak $(ARGS)

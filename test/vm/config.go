@@ -49,6 +49,7 @@ const defaultScratchMB = 6 << 10
 
 var parameters = map[string]string{
 	"loop":    "max_loop=0",
+	"dummy":   "numdummies=0",
 	"kvm_amd": "nested=0", // one level below ours is enough
 }
 
