@@ -27,23 +27,24 @@ const (
 
 // Console copies what the guest prints into the console files.
 type Console struct {
-	path string
-	from io.ReadCloser
-	done chan struct{}
+	path  string
+	from  io.ReadCloser
+	watch func(text []byte)
+	done  chan struct{}
 
-	mu      sync.Mutex
-	file    *os.File
-	size    int64
-	tail    Tail
-	changed chan struct{}
+	mu   sync.Mutex
+	file *os.File
+	size int64
+	tail Tail
 }
 
 // Open appends to dir's console file what comes from a source, which is the Console's from then on.
-func Open(dir string, from io.ReadCloser) (*Console, error) {
-	c := &Console{
-		path: filepath.Join(dir, File), from: from,
-		done: make(chan struct{}), changed: make(chan struct{}),
+// watch, which may be nil, is called with all that is read, and must not wait.
+func Open(dir string, from io.ReadCloser, watch func(text []byte)) (*Console, error) {
+	if watch == nil {
+		watch = func([]byte) {}
 	}
+	c := &Console{path: filepath.Join(dir, File), from: from, watch: watch, done: make(chan struct{})}
 	if err := c.open(); err != nil {
 		return nil, err
 	}
@@ -71,6 +72,7 @@ func (c *Console) copy() {
 	for {
 		n, err := c.from.Read(buf)
 		c.write(buf[:n])
+		c.watch(buf[:n])
 		if err != nil {
 			break
 		}
@@ -87,8 +89,6 @@ func (c *Console) write(text []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.tail.Write(text)
-	close(c.changed)
-	c.changed = make(chan struct{})
 	if c.size+int64(len(text)) > half {
 		c.rotate()
 	}
@@ -115,13 +115,6 @@ func (c *Console) Recent() []byte {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.tail.Bytes()
-}
-
-// Changed is closed when more is printed: take it, look at Recent, then wait.
-func (c *Console) Changed() <-chan struct{} {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.changed
 }
 
 // Done is closed when all was read.

@@ -14,19 +14,19 @@ func TestConsoleKeepsTheNewestMiB(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	guest, agent := net.Pipe()
-	c, err := Open(dir, agent)
+	seen := 0
+	c, err := Open(dir, agent, func(text []byte) { seen += len(text) })
 	require.NoError(t, err)
-	changed := c.Changed()
 	line := append(bytes.Repeat([]byte("z"), 1023), '\n')
 	for range 3000 {
 		_, err := guest.Write(line)
 		require.NoError(t, err)
 	}
-	<-changed
 	_, err = guest.Write([]byte("the end"))
 	require.NoError(t, err)
 	require.NoError(t, guest.Close())
 	<-c.Done()
+	require.Equal(t, 3000*1024+len("the end"), seen)
 	kept, err := Read(dir)
 	require.NoError(t, err)
 	require.LessOrEqual(t, len(kept), 2*half)
@@ -42,7 +42,7 @@ func TestConsoleSurvivesItsFiles(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "run")
 	require.NoError(t, os.Mkdir(dir, 0o700))
 	guest, agent := net.Pipe()
-	c, err := Open(dir, agent)
+	c, err := Open(dir, agent, nil)
 	require.NoError(t, err)
 	require.NoError(t, os.RemoveAll(dir))
 	for range 200 {

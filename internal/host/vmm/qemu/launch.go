@@ -181,7 +181,7 @@ func (vm *VM) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if vm.console, err = console.Open(dir, text); err != nil {
+	if vm.console, err = console.Open(dir, text, nil); err != nil {
 		return errors.Join(err, text.Close())
 	}
 	conn, err := dial(vm.handle.Socket)
