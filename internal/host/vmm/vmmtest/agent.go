@@ -55,9 +55,20 @@ func beAgent(raw string, newDriver func(context.Context) (vmm.Driver, error)) er
 	return bootIn(ctx, d, j.Boot)
 }
 
-// bootIn boots the VM, tells its handle and waits to be killed; its parent's end ends it too.
+// bootIn boots the VM, with the files that it was given in the order in which it takes them, tells
+// its handle and waits to be killed; its parent's end ends it too.
 func bootIn(ctx context.Context, d vmm.Driver, cfg vmm.Config) error {
-	cfg.Memory.File, cfg.Tap = os.NewFile(3, "memory"), os.NewFile(4, "tap")
+	next := uintptr(3)
+	take := func(name string) *os.File {
+		next++
+		return os.NewFile(next-1, name)
+	}
+	if !d.Capabilities().OwnMemory {
+		cfg.Memory.File = take("memory")
+	}
+	if !d.Capabilities().OpensTap {
+		cfg.Tap = take("tap")
+	}
 	vm, err := d.Boot(ctx, cfg)
 	if err != nil {
 		return err
@@ -116,7 +127,11 @@ func startAgent(t testing.TB, m *machine) (*exec.Cmd, vmm.Handle) {
 	require.NoError(t, err)
 	agent := exec.Command(os.Args[0])
 	agent.Env = append(os.Environ(), agentConfig+"="+string(raw))
-	agent.ExtraFiles = []*os.File{m.cfg.Memory.File, m.cfg.Tap}
+	for _, f := range []*os.File{m.cfg.Memory.File, m.cfg.Tap} {
+		if f != nil {
+			agent.ExtraFiles = append(agent.ExtraFiles, f)
+		}
+	}
 	agent.Stderr = os.Stderr
 	in, err := agent.StdinPipe()
 	require.NoError(t, err)

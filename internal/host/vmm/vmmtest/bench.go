@@ -17,7 +17,7 @@ import (
 // the first answer over a new connection; and the CPU time that the VMM took for them, which
 // tells more on a busy machine.
 func BenchmarkRestore(b *testing.B, d vmm.Driver, fixtures Fixtures) {
-	s := &suite{newDriver: func(testing.TB) vmm.Driver { return d }, fixtures: fixtures}
+	s := newSuite(b, func(testing.TB) vmm.Driver { return d }, fixtures)
 	tpl := s.newTemplate(b, func(g *guest) { g.ask(b, "poke who template") })
 	sum := figures{}
 	for b.Loop() {

@@ -18,7 +18,7 @@ import (
 func (s *suite) testDiskPersists(t *testing.T) {
 	m := s.newMachine(t)
 	base := m.cfg.Drive[0].Path
-	m.cfg.Drive = overlay(t, m.cfg.Drive, 2*diskMB)
+	m.cfg.Drive = s.overlay(t, m.cfg.Drive, 2*diskMB)
 	vm := s.boot(t, m)
 	g := m.reach(t)
 	require.Equal(t, strconv.Itoa(2*diskMB<<20), g.ask(t, "size"), "a top may be larger than its base")
@@ -33,9 +33,13 @@ func (s *suite) testDiskPersists(t *testing.T) {
 	require.Empty(t, blockOf(t, base, 3), "a read-only node was written")
 }
 
-// flatten reads a drive of raw base and qcow2 layers, by no driver's code.
+// flatten reads a drive of raw base and qcow2 layers, by no driver's code. A drive of one node is
+// what it is.
 func flatten(t testing.TB, drive []vmm.Node) string {
 	t.Helper()
+	if len(drive) == 1 {
+		return drive[0].Path
+	}
 	spec := fmt.Sprintf(`{"driver":"raw","file":{"driver":"file","filename":%q}}`, drive[0].Path)
 	for _, n := range drive[1:] {
 		spec = fmt.Sprintf(`{"driver":"qcow2","file":{"driver":"file","filename":%q},"backing":%s}`, n.Path, spec)
@@ -78,11 +82,11 @@ func (s *suite) testDiskGrows(t *testing.T) {
 
 // testSwitch seals the disk under a guest that writes all the time, twice.
 func (s *suite) testSwitch(t *testing.T) {
-	if !s.driver(t).Capabilities().LiveDiskSwitch {
+	if !s.caps.LiveDiskSwitch {
 		t.Skip("the driver cannot switch disks of a running VM")
 	}
 	m := s.newMachine(t)
-	m.cfg.Drive = overlay(t, m.cfg.Drive, diskMB)
+	m.cfg.Drive = s.overlay(t, m.cfg.Drive, diskMB)
 	vm := s.boot(t, m)
 	g := m.reach(t)
 	const first = 100
@@ -92,7 +96,7 @@ func (s *suite) testSwitch(t *testing.T) {
 		awaitWrites(t, g, 30)
 		before := writtenBy(t, g)
 		sealed := drive
-		next := overlay(t, drive, diskMB)
+		next := s.overlay(t, drive, diskMB)
 		require.NoError(t, vm.SwitchDisk(t.Context(), next))
 		drive = next
 		// All that was flushed before the switch is in the sealed drive.
@@ -105,7 +109,27 @@ func (s *suite) testSwitch(t *testing.T) {
 		require.Equal(t, hash, fileHash(t, sealed[len(sealed)-1].Path), "a sealed layer was written")
 		require.Zero(t, writableFDs(t, vm.Handle().PID, sealed[len(sealed)-1].Path), "the VMM can still write to a sealed layer")
 	}
-	drive = switchPaused(t, vm, drive)
+	require.NoError(t, vm.Kill(t.Context()))
+}
+
+// testSwitchPaused seals the disk of a VM that is paused within its writes, as a snapshot does,
+// twice; what the guest believes to be written is.
+func (s *suite) testSwitchPaused(t *testing.T) {
+	m := s.newMachine(t)
+	m.cfg.Drive = s.overlay(t, m.cfg.Drive, diskMB)
+	vm := s.boot(t, m)
+	g := m.reach(t)
+	const first = 100
+	g.ask(t, "hammer "+strconv.Itoa(first))
+	drive := m.cfg.Drive
+	if !s.caps.LiveDiskSwitch {
+		err := vm.SwitchDisk(t.Context(), s.overlay(t, drive, diskMB))
+		require.True(t, fault.Is(err, fault.FailedPrecondition), "it runs: %v", err)
+	}
+	for range 2 {
+		awaitWrites(t, g, 5)
+		drive = s.switchPaused(t, vm, drive)
+	}
 	awaitWrites(t, g, 5)
 	total := writtenBy(t, g)
 	require.NoError(t, vm.Kill(t.Context()))
@@ -115,11 +139,10 @@ func (s *suite) testSwitch(t *testing.T) {
 	}
 }
 
-// switchPaused seals the disk of a paused VM, as a snapshot does.
-func switchPaused(t testing.TB, vm vmm.VM, drive []vmm.Node) []vmm.Node {
+func (s *suite) switchPaused(t testing.TB, vm vmm.VM, drive []vmm.Node) []vmm.Node {
 	t.Helper()
 	require.NoError(t, vm.Pause(t.Context()))
-	next := overlay(t, drive, diskMB)
+	next := s.overlay(t, drive, diskMB)
 	sealed := drive[len(drive)-1].Path
 	require.NoError(t, vm.SwitchDisk(t.Context(), next))
 	hash := fileHash(t, sealed)
@@ -144,14 +167,15 @@ func awaitWrites(t testing.TB, g *guest, more int64) {
 
 // testSwitchRefused: a switch that cannot be leaves the VM writing where it wrote.
 func (s *suite) testSwitchRefused(t *testing.T) {
-	if !s.driver(t).Capabilities().LiveDiskSwitch {
-		t.Skip("the driver cannot switch disks of a running VM")
-	}
 	m := s.newMachine(t)
-	m.cfg.Drive = overlay(t, m.cfg.Drive, diskMB)
+	m.cfg.Drive = s.overlay(t, m.cfg.Drive, diskMB)
 	vm := s.boot(t, m)
 	g := m.reach(t)
-	next := overlay(t, m.cfg.Drive, diskMB)
+	if s.caps.BlockDrive {
+		s.nodeRefused(t, m, vm, g)
+		return
+	}
+	next := s.overlay(t, m.cfg.Drive, diskMB)
 
 	broken := append([]vmm.Node(nil), next...)
 	broken[2].Path = filepath.Join(t.TempDir(), "missing")
@@ -163,7 +187,7 @@ func (s *suite) testSwitchRefused(t *testing.T) {
 	require.Error(t, vm.SwitchDisk(t.Context(), broken))
 
 	stranger := append([]vmm.Node(nil), next...)
-	stranger[1] = overlay(t, m.cfg.Drive[:1], diskMB)[1]
+	stranger[1] = s.overlay(t, m.cfg.Drive[:1], diskMB)[1]
 	stranger[1].ReadOnly = true
 	err := vm.SwitchDisk(t.Context(), stranger)
 	require.True(t, fault.Is(err, fault.FailedPrecondition), "the drive is not the VM's: %v", err)
@@ -174,4 +198,29 @@ func (s *suite) testSwitchRefused(t *testing.T) {
 	g.ask(t, "write 6 on-top")
 	require.Empty(t, blockOf(t, flatten(t, m.cfg.Drive), 6))
 	require.Equal(t, "on-top", blockOf(t, flatten(t, next), 6))
+}
+
+// nodeRefused is testSwitchRefused where a drive is one node.
+func (s *suite) nodeRefused(t testing.TB, m *machine, vm vmm.VM, g *guest) {
+	t.Helper()
+	require.NoError(t, vm.Pause(t.Context()))
+	next := s.overlay(t, m.cfg.Drive, diskMB)
+	for name, drive := range map[string][]vmm.Node{
+		"missing": {{Path: filepath.Join(t.TempDir(), "missing"), Format: "raw"}},
+		"none":    {}, "a chain": {{Path: top(m.cfg.Drive), Format: "raw", ReadOnly: true}, next[0]},
+		"read-only": {{Path: next[0].Path, Format: "raw", ReadOnly: true}}, "format": {{Path: next[0].Path, Format: "qcow2"}},
+	} {
+		require.Error(t, vm.SwitchDisk(t.Context(), drive), name)
+	}
+	require.NoError(t, vm.Resume(t.Context()))
+	g.ask(t, "write 5 still-here")
+	require.Equal(t, "still-here", blockOf(t, top(m.cfg.Drive), 5))
+	require.NoError(t, vm.Pause(t.Context()))
+	next = s.overlay(t, m.cfg.Drive, diskMB)
+	require.NoError(t, vm.SwitchDisk(t.Context(), next), "and a right one works afterwards")
+	require.NoError(t, vm.Resume(t.Context()))
+	g.ask(t, "write 6 on-top")
+	require.Empty(t, blockOf(t, top(m.cfg.Drive), 6))
+	require.Equal(t, "on-top", blockOf(t, top(next), 6))
+	require.Equal(t, "still-here", blockOf(t, top(next), 5))
 }

@@ -19,9 +19,9 @@ import (
 // and the next one works. The last of the points is after the switch. The environment is shared:
 // the caller's test must not be parallel.
 func Interrupted(t *testing.T, newDriver func(t testing.TB) vmm.Driver, points []string) {
-	s := &suite{newDriver: newDriver, fixtures: Build(t)}
+	s := newSuite(t, newDriver, Build(t))
 	m := s.newMachine(t)
-	m.cfg.Drive = overlay(t, m.cfg.Drive, diskMB)
+	m.cfg.Drive = s.overlay(t, m.cfg.Drive, diskMB)
 	i := &interrupted{suite: s, T: t, vm: s.boot(t, m), drive: m.cfg.Drive}
 	i.guest = m.reach(t)
 	i.write()
@@ -74,7 +74,7 @@ const failpoints = "ROOST_FAILPOINTS"
 func (i *interrupted) pauseFor(point string) []vmm.Node {
 	i.Helper()
 	require.NoError(i, i.vm.Pause(i.Context()), point)
-	return overlay(i, i.drive, diskMB)
+	return i.overlay(i, i.drive, diskMB)
 }
 
 func (i *interrupted) dieAt(point string, j job) {
@@ -103,11 +103,16 @@ func (i *interrupted) goOn(what string, next []vmm.Node, done bool) {
 	if !done {
 		require.Zero(i, openFDs(i, i.vm.Handle().PID, top(next), 0o600), "%s: of the switch that was not", what)
 	}
+	if !done && !i.caps.LiveDiskSwitch { // what it wrote meanwhile is in no copy
+		require.NoError(i, i.vm.Pause(i.Context()), what)
+		next = i.overlay(i, i.drive, diskMB)
+	}
 	for range 2 { // again: it has it
 		require.NoError(i, i.vm.SwitchDisk(i.Context(), next), what)
 		i.drive = next
 		i.writesTo(what, next)
 	}
+	require.NoError(i, i.vm.Resume(i.Context()), what)
 	require.Zero(i, writableFDs(i, i.vm.Handle().PID, top(before)), "%s: the VMM can still write to a sealed layer", what)
 	hash := fileHash(i, top(before))
 	i.write()

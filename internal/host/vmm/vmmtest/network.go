@@ -1,6 +1,8 @@
 package vmmtest
 
 import (
+	"errors"
+	"fmt"
 	"net"
 	"os"
 	"runtime"
@@ -24,11 +26,16 @@ const (
 
 // network is a namespace with a tap. It has no name: it is gone with its last descriptor.
 type network struct {
-	ns  netns.NsHandle
-	tap *os.File
+	ns netns.NsHandle
+	// tap is open, for a driver that is given it so; else path names the namespace, in which the
+	// tap is its owner's to open.
+	tap  *os.File
+	path string
 }
 
-func newNetwork(t testing.TB) *network {
+const tapName = "tap0"
+
+func newNetwork(t testing.TB, byName bool, owner int) *network {
 	t.Helper()
 	n := &network{}
 	var err error
@@ -39,10 +46,31 @@ func newNetwork(t testing.TB) *network {
 	})
 	require.NoError(t, err, "make a network namespace (root is needed)")
 	t.Cleanup(func() {
-		_ = n.tap.Close()
+		if n.tap != nil {
+			_ = n.tap.Close()
+		}
 		_ = n.ns.Close()
 	})
+	if byName {
+		require.NoError(t, n.giveTo(owner))
+	}
 	return n
+}
+
+// giveTo lets go of the tap, which stays for its owner to open.
+func (n *network) giveTo(owner int) error {
+	fd := int(n.tap.Fd())
+	err := errors.Join(unix.IoctlSetInt(fd, unix.TUNSETOWNER, owner), unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 1), n.tap.Close())
+	n.tap, n.path = nil, fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), int(n.ns))
+	return err
+}
+
+// tapName is of a tap that the VMM opens itself.
+func (n *network) tapName() string {
+	if n.path == "" {
+		return ""
+	}
+	return tapName
 }
 
 // inThread runs f on a thread of its own, which ends with it: its namespace is never used for
@@ -62,8 +90,8 @@ func (n *network) addTap() error {
 	if err != nil {
 		return err
 	}
-	n.tap = os.NewFile(uintptr(fd), "tap0")
-	req, err := unix.NewIfreq("tap0")
+	n.tap = os.NewFile(uintptr(fd), tapName)
+	req, err := unix.NewIfreq(tapName)
 	if err != nil {
 		return err
 	}
@@ -71,7 +99,7 @@ func (n *network) addTap() error {
 	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, req); err != nil {
 		return err
 	}
-	link, err := netlink.LinkByName("tap0")
+	link, err := netlink.LinkByName(tapName)
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/roosthq/roost/internal/fault"
 	"github.com/roosthq/roost/internal/host/vmm"
 )
 
@@ -31,9 +32,23 @@ func (s *suite) newTemplate(t testing.TB, prepare func(*guest)) *template {
 	_ = g.conn.Close()
 	require.NoError(t, vm.Pause(t.Context()))
 	state := saveState(t, vm)
+	if s.caps.OwnMemory {
+		m.cfg.Memory.Path = memoryFile(t, vm, "")
+	}
 	require.NoError(t, vm.Kill(t.Context()))
-	seal(t, m.cfg.Memory.File)
+	if !s.caps.OwnMemory {
+		seal(t, m.cfg.Memory.File)
+	}
 	return &template{m, state}
+}
+
+// hash of the template's memory.
+func (tpl *template) hash(t testing.TB) [32]byte {
+	t.Helper()
+	if path := tpl.machine.cfg.Memory.Path; path != "" {
+		return fileHash(t, path)
+	}
+	return hashOf(t, tpl.machine.cfg.Memory.File)
 }
 
 func saveState(t testing.TB, vm vmm.VM) *os.File {
@@ -56,8 +71,8 @@ func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 func (s *suite) copyOf(t testing.TB, tpl *template, sizeMB int) *machine {
 	t.Helper()
 	m := s.newMachine(t)
-	m.cfg.Drive = overlay(t, tpl.machine.cfg.Drive, sizeMB)
-	m.cfg.Memory = vmm.Memory{File: tpl.machine.cfg.Memory.File}
+	m.cfg.Drive = s.overlay(t, tpl.machine.cfg.Drive, sizeMB)
+	m.cfg.Memory = vmm.Memory{File: tpl.machine.cfg.Memory.File, Path: tpl.machine.cfg.Memory.Path}
 	return m
 }
 
@@ -88,7 +103,7 @@ func (s *suite) testRestoreTwice(t *testing.T) {
 		g.ask(t, "poke who template")
 		g.ask(t, "write 1 from-template")
 	})
-	before := hashOf(t, tpl.machine.cfg.Memory.File)
+	before := tpl.hash(t)
 
 	one, two := s.copyOf(t, tpl, diskMB), s.copyOf(t, tpl, diskMB)
 	vm1, g1 := s.restore(t, tpl, one)
@@ -105,7 +120,12 @@ func (s *suite) testRestoreTwice(t *testing.T) {
 	require.Equal(t, "two", g2.ask(t, "peek who"))
 	require.Equal(t, "from-one", g1.ask(t, "read 1"))
 	require.Equal(t, "from-template", g2.ask(t, "read 1"))
-	require.Equal(t, before, hashOf(t, tpl.machine.cfg.Memory.File), "a sandbox changed its template")
+	require.Equal(t, before, tpl.hash(t), "a sandbox changed its template")
+	if s.caps.OwnMemory {
+		_, err := vm1.MemoryFile()
+		require.True(t, fault.Is(err, fault.FailedPrecondition), "%v", err)
+		return
+	}
 	checkMemoryFile(t, vm1, tpl.machine.cfg.Memory.File)
 }
 
@@ -127,6 +147,9 @@ func checkMemoryFile(t testing.TB, vm vmm.VM, want *os.File) {
 
 // testPrepare: what prepare writes into the mapping is the guest's memory afterwards.
 func (s *suite) testPrepare(t *testing.T) {
+	if s.caps.OwnMemory {
+		t.Skip("its memory is prepared by who gives it (Capabilities.OwnMemory)")
+	}
 	tpl := s.newTemplate(t, func(g *guest) { g.ask(t, "poke who template") })
 	m := s.copyOf(t, tpl, diskMB)
 	const offset = 0x1000 // below 640 KiB: nothing of Linux lies there
@@ -168,29 +191,52 @@ func peek(t testing.TB, at vmm.Mapping, offset, n int64) []byte {
 func (s *suite) testRestoreFailure(t *testing.T) {
 	tpl := s.newTemplate(t, func(*guest) {})
 	m := s.copyOf(t, tpl, diskMB)
-	var pid int
-	refuse := errors.New("no")
-	_, err := s.driver(t).Restore(t.Context(), m.cfg, tpl.state, func(at vmm.Mapping) error {
-		pid = at.PID
-		return refuse
-	})
-	require.ErrorIs(t, err, refuse)
-	requireGone(t, pid)
-	requireNoSockets(t, m.cfg.Dir)
+	s.failingPrepare(t, tpl, m)
 
 	broken, err := os.CreateTemp(t.TempDir(), "state")
 	require.NoError(t, err)
 	defer broken.Close()
 	_, err = broken.WriteString("this is no device state")
 	require.NoError(t, err)
-	_, err = s.driver(t).Restore(t.Context(), m.cfg, broken, func(at vmm.Mapping) error {
-		pid = at.PID
-		return nil
-	})
+	_, err = s.driver(t).Restore(t.Context(), m.cfg, broken, nil)
 	require.Error(t, err)
 	t.Logf("broken state: %v", err)
-	requireGone(t, pid)
-	requireNoSockets(t, m.cfg.Dir)
+	requireNothing(t, m)
 
 	s.restore(t, tpl, m)
+}
+
+// failingPrepare: a prepare that fails is the restore's failure; to who makes its own memory, what
+// goes with a memfd is an error.
+func (s *suite) failingPrepare(t testing.TB, tpl *template, m *machine) {
+	t.Helper()
+	var pid int
+	refuse := errors.New("no")
+	prepare := func(at vmm.Mapping) error {
+		pid = at.PID
+		return refuse
+	}
+	_, err := s.driver(t).Restore(t.Context(), m.cfg, tpl.state, prepare)
+	if !s.caps.OwnMemory {
+		require.ErrorIs(t, err, refuse)
+		requireGone(t, pid)
+		requireNothing(t, m)
+		return
+	}
+	require.True(t, fault.Is(err, fault.Invalid), "%v", err)
+	for name, memory := range map[string]vmm.Memory{
+		"neither": {}, "both": {Path: m.cfg.Memory.Path, Pager: filepath.Join(m.cfg.Dir, "pager.sock")},
+		"a memfd": {File: newMemory(t, memoryMB)}, "shared": {Path: m.cfg.Memory.Path, Shared: true},
+	} {
+		cfg := m.cfg
+		cfg.Memory = memory
+		_, err := s.driver(t).Restore(t.Context(), cfg, tpl.state, nil)
+		require.True(t, fault.Is(err, fault.Invalid), "%s: %v", name, err)
+		requireNothing(t, m)
+	}
+	cfg := m.cfg
+	cfg.Memory.Path = filepath.Join(t.TempDir(), "missing")
+	_, err = s.driver(t).Restore(t.Context(), cfg, tpl.state, nil)
+	require.Error(t, err)
+	requireNothing(t, m)
 }

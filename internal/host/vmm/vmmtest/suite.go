@@ -10,8 +10,17 @@ import (
 // suite is the contract against one driver.
 type suite struct {
 	newDriver func(t testing.TB) vmm.Driver
+	caps      vmm.Capabilities
 	fixtures  Fixtures
 	slots     chan struct{}
+}
+
+func newSuite(t testing.TB, newDriver func(t testing.TB) vmm.Driver, fixtures Fixtures) *suite {
+	t.Helper()
+	return &suite{
+		newDriver: newDriver, caps: newDriver(t).Capabilities(), fixtures: fixtures,
+		slots: make(chan struct{}, parallelVMs),
+	}
 }
 
 // parallelVMs bounds how many tests hold VMs at once; a machine with two cores translates no
@@ -23,7 +32,7 @@ func Run(t *testing.T, newDriver func(t testing.TB) vmm.Driver, fixtures Fixture
 	if os.Geteuid() != 0 {
 		t.Fatal("the vmm contract needs root: namespaces, taps and uids")
 	}
-	s := &suite{newDriver: newDriver, fixtures: fixtures, slots: make(chan struct{}, parallelVMs)}
+	s := newSuite(t, newDriver, fixtures)
 	tests := map[string]func(*testing.T){
 		"Boot":             s.testBoot,
 		"ConsoleIsBounded": s.testConsole,
@@ -31,9 +40,11 @@ func Run(t *testing.T, newDriver func(t testing.TB) vmm.Driver, fixtures Fixture
 		"RestoreTwice":     s.testRestoreTwice,
 		"RestorePrepare":   s.testPrepare,
 		"RestoreFailure":   s.testRestoreFailure,
+		"Dirty":            s.testDirty,
 		"DiskPersists":     s.testDiskPersists,
 		"DiskGrows":        s.testDiskGrows,
 		"SwitchUnderWrite": s.testSwitch,
+		"SwitchPaused":     s.testSwitchPaused,
 		"SwitchRefused":    s.testSwitchRefused,
 		"Kill":             s.testKill,
 		"ExitFromOutside":  s.testExit,

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -39,6 +40,10 @@ func obey(verb string, args []string) (string, error) {
 		return fmt.Sprint(v), nil
 	case "fill":
 		return "ok", fill(args[0])
+	case "mark":
+		return "ok", mark(args[0], args[1])
+	case "marked":
+		return marked(args[0]), nil
 	case "write":
 		return "ok", writeDisk(number(args[0]), []byte(args[1]))
 	case "read":
@@ -90,6 +95,36 @@ func fill(mb string) error {
 	}
 	buffers = append(buffers, b)
 	return nil
+}
+
+// mark fills as many MiB of fresh pages with a text, over and over.
+func mark(mb, text string) error {
+	b, err := unix.Mmap(-1, 0, int(number(mb))<<20, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	if err != nil {
+		return err
+	}
+	for page := range slices.Chunk(b, block) {
+		copy(page, markedPage(text))
+	}
+	memory.Store("mark "+text, b)
+	return nil
+}
+
+func markedPage(text string) []byte {
+	return bytes.Repeat([]byte(text+" "), block/(len(text)+1))
+}
+
+// marked is how many MiB still hold a text, every byte of it.
+func marked(text string) string {
+	b, _ := memory.Load("mark " + text)
+	pages, want := 0, markedPage(text)
+	all, _ := b.([]byte)
+	for page := range slices.Chunk(all, block) {
+		if bytes.HasPrefix(page, want) {
+			pages++
+		}
+	}
+	return strconv.Itoa(pages * block >> 20)
 }
 
 const block = 4096
