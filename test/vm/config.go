@@ -2,6 +2,7 @@ package vm
 
 import (
 	"fmt"
+	"os"
 	"time"
 )
 
@@ -24,6 +25,8 @@ type Config struct {
 	MemoryMB, CPUs int
 	// Limit ends a VM that does not end; 0 is none.
 	Limit time.Duration
+	// Signals are passed on to the program.
+	Signals <-chan os.Signal
 	// KeepLeft lets the program leave devices, mounts and processes behind; else that fails.
 	KeepLeft bool
 	// Verbose tells what the VM does, on standard error.

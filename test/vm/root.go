@@ -29,7 +29,7 @@ var etc = map[string]string{
 	"/etc/os-release":    "ID=debian\nVERSION_ID=\"12\"\nPRETTY_NAME=\"Roost's test lane\"\n",
 }
 
-// folders are merged as Debian's: libraries are found under either name.
+// merged folders are links, as Debian's: a library is found under either name.
 var merged = map[string]string{"/bin": "usr/bin", "/sbin": "usr/sbin", "/lib": "usr/lib", "/lib64": "usr/lib64"}
 
 // machine is what QEMU boots: files that have no name any more, so that whatever becomes of
@@ -116,6 +116,14 @@ func pack(to *os.File, kernelRoot string, c Config, s Shape, plan guest.Plan) er
 	if plan.Modules, err = addModules(a, dir, s.Modules); err != nil {
 		return err
 	}
+	if err := addLinks(a); err != nil {
+		return err
+	}
+	for _, p := range c.Files { // first: they replace what the lane would put there
+		if err := a.file(p.Guest, p.Host); err != nil {
+			return err
+		}
+	}
 	if err := addSystem(a); err != nil {
 		return err
 	}
@@ -135,8 +143,8 @@ func pack(to *os.File, kernelRoot string, c Config, s Shape, plan guest.Plan) er
 	return a.close()
 }
 
-// addSystem adds the init, which is this program itself, and what a system has.
-func addSystem(a *archive) error {
+// addLinks makes the merged folders.
+func addLinks(a *archive) error {
 	for name, to := range merged {
 		if err := a.folder(to); err != nil {
 			return err
@@ -145,13 +153,15 @@ func addSystem(a *archive) error {
 			return err
 		}
 	}
-	for _, dir := range []string{"/dev", "/proc", "/sys", "/run", "/tmp", "/root", "/mnt", "/var/tmp", "/var/lib"} {
+	return a.link("/var/run", "/run")
+}
+
+// addSystem adds the init, which is this program itself, and what a system has.
+func addSystem(a *archive) error {
+	for _, dir := range []string{"/dev", "/proc", "/sys", "/run", "/tmp", "/root", "/mnt", "/var/tmp", "/var/lib", "/usr/local/bin"} {
 		if err := a.folder(dir); err != nil {
 			return err
 		}
-	}
-	if err := a.link("/var/run", "/run"); err != nil {
-		return err
 	}
 	for name, text := range etc {
 		if err := a.text(name, []byte(text)); err != nil {
@@ -203,11 +213,6 @@ func addTools(a *archive, c Config, s Shape) error {
 }
 
 func addProgram(a *archive, c Config) error {
-	for _, p := range c.Files {
-		if err := a.file(p.Guest, p.Host); err != nil {
-			return err
-		}
-	}
 	if err := a.file(programPath, c.Program); err != nil {
 		return err
 	}

@@ -121,6 +121,10 @@ func (r *run) await(ctx context.Context) (*guest.Ended, error) {
 			quit = time.After(quitGrace)
 		case <-quit:
 			return nil, fmt.Errorf("the program did not end in %s", r.config.Limit)
+		case s := <-r.config.Signals:
+			if number, ok := s.(syscall.Signal); ok {
+				r.order(guest.Order{Signal: int(number)})
+			}
 		case report := <-r.reports:
 			switch {
 			case report.Failed != "":
@@ -156,7 +160,7 @@ func (r *run) listen(stop <-chan struct{}) {
 	}
 }
 
-// Signal passes a signal to the program.
+// order tells the guest; what it cannot hear any more does not matter.
 func (r *run) order(o guest.Order) {
 	line, err := json.Marshal(o)
 	if err == nil {

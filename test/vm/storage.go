@@ -4,17 +4,19 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-
-	"golang.org/x/sys/unix"
 )
 
 // nameless makes a file that has no name: it goes with the last process that has it open.
 func nameless(what string) (*os.File, error) {
-	fd, err := unix.Open(os.TempDir(), unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
+	f, err := os.CreateTemp("", "roost-lane-")
 	if err != nil {
-		return nil, fmt.Errorf("make a file for %s in %s: %w", what, os.TempDir(), err)
+		return nil, fmt.Errorf("make a file for %s: %w", what, err)
 	}
-	return os.NewFile(uintptr(fd), what), nil
+	if err := os.Remove(f.Name()); err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return f, nil
 }
 
 // makeScratch makes the file system that tests write on: sparse.
@@ -27,6 +29,7 @@ func makeScratch(mb int) (*os.File, error) {
 		return nil, err
 	}
 	if err := f.Truncate(int64(mb) << 20); err != nil {
+		_ = f.Close()
 		return nil, err
 	}
 	return f, tool(f, "mke2fs", "-q", "-F", "-t", "ext4", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard", "-m", "0", openFile)

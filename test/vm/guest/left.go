@@ -7,10 +7,21 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
-// left names what is there now and was not before.
+// left names what is there now and was not before. What is on its way out gets some time: a
+// process that was told to end, a device that is removed when its last user closes it.
 func left(before map[string]bool) []string {
+	const patience = 10 * time.Second
+	for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+		if names := added(before); len(names) == 0 || time.Since(began) > patience {
+			return names
+		}
+	}
+}
+
+func added(before map[string]bool) []string {
 	var out []string
 	for name := range remains() {
 		if !before[name] {
@@ -24,7 +35,7 @@ func left(before map[string]bool) []string {
 // remains are the things that a test can forget in a kernel.
 func remains() map[string]bool {
 	out := map[string]bool{}
-	for _, list := range [][]string{mappings(), loops(), mounts(), processes()} {
+	for _, list := range [][]string{mappings(), loops(), mounts(), processes(), links()} {
 		for _, name := range list {
 			out[name] = true
 		}
@@ -35,6 +46,15 @@ func remains() map[string]bool {
 func mappings() []string { return attributes("/sys/block/dm-*/dm/name", "mapping") }
 
 func loops() []string { return attributes("/sys/block/loop*/loop/backing_file", "loop of") }
+
+func links() []string {
+	files, _ := filepath.Glob("/sys/class/net/*")
+	var out []string
+	for _, file := range files {
+		out = append(out, "network interface "+filepath.Base(file))
+	}
+	return out
+}
 
 func attributes(pattern, what string) []string {
 	files, _ := filepath.Glob(pattern)

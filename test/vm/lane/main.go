@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"time"
@@ -33,6 +34,10 @@ func main() {
 		os.Exit(2)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// go test sends it to tests that take too long: they print their stacks.
+	quit := make(chan os.Signal, 1)
+	signal.Notify(quit, syscall.SIGQUIT)
+	config.Signals = quit
 	code, err := vm.Run(ctx, config)
 	stop()
 	if err != nil {
@@ -59,6 +64,7 @@ func parse(args []string) (vm.Config, error) {
 	flags.IntVar(&c.MemoryMB, "memory", 0, "MB of memory instead of the shape's")
 	flags.IntVar(&c.CPUs, "cpus", 0, "vCPUs instead of the shape's")
 	flags.BoolVar(&c.KeepLeft, "keep-left", false, "what the program leaves in the VM is no failure")
+	margin := flags.Duration("margin", time.Minute, "what a test may take beyond its -timeout to say so, before the VM is ended")
 	flags.BoolVar(&c.Verbose, "v", false, "tell what the VM does")
 	if err := flags.Parse(args[1:]); err != nil {
 		return c, err
@@ -66,7 +72,7 @@ func parse(args []string) (vm.Config, error) {
 	if flags.NArg() == 0 {
 		return c, errors.New("no program is given")
 	}
-	return withProgram(c, flags.Args())
+	return withProgram(c, flags.Args(), *margin)
 }
 
 func places(to *[]vm.Place) func(string) error {
@@ -80,21 +86,33 @@ func places(to *[]vm.Place) func(string) error {
 	}
 }
 
-func withProgram(c vm.Config, program []string) (vm.Config, error) {
+func withProgram(c vm.Config, program []string, margin time.Duration) (vm.Config, error) {
 	dir, err := os.Getwd()
 	if err != nil {
 		return c, err
 	}
 	c.Dir, c.Program, c.Args, c.Env = dir, program[0], program[1:], environment()
-	c.Limit, err = limit(c.Args)
+	if err := returnsNothing(c.Args); err != nil {
+		return c, err
+	}
+	c.Limit, err = limit(c.Args, margin)
 	return c, err
 }
 
-// margin is how long a test program that ran into its own limit may take to say so.
-const margin = time.Minute
+// fileFlags make test programs write files, which stay in the VM.
+var fileFlags = regexp.MustCompile(`^-test\.(coverprofile|gocoverdir|cpuprofile|memprofile|blockprofile|mutexprofile|trace|fuzz|fuzzcachedir)=`)
+
+func returnsNothing(args []string) error {
+	for _, a := range args {
+		if fileFlags.MatchString(a) {
+			return fmt.Errorf("%s: the lane brings no files back from the VM", a)
+		}
+	}
+	return nil
+}
 
 // limit is that of the tests and a margin; 0 is none.
-func limit(args []string) (time.Duration, error) {
+func limit(args []string, margin time.Duration) (time.Duration, error) {
 	for _, a := range args {
 		if v, ok := strings.CutPrefix(a, "-test.timeout="); ok {
 			d, err := time.ParseDuration(v)
