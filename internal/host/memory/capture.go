@@ -37,7 +37,12 @@ var zeroPage [PageSize]byte
 // CaptureFile is Capture into a new file in dir, called as the map's newest layer is
 // (LayerName), synced when sync is set. Its name is as durable as that of the map, which is
 // published in the same folder after it. On failure nothing is left.
-func CaptureFile(ctx context.Context, m Mapping, parent *Map, dir string, sync bool) (mp *Map, stats Stats, err error) {
+func CaptureFile(ctx context.Context, m Mapping, parent *Map, dir string, sync bool) (*Map, Stats, error) {
+	return captureIn(dir, sync, func(layer *os.File) (*Map, Stats, error) { return Capture(ctx, m, parent, layer) })
+}
+
+// captureIn publishes the layer that capture writes.
+func captureIn(dir string, sync bool, capture func(layer *os.File) (*Map, Stats, error)) (mp *Map, stats Stats, err error) {
 	f, err := os.CreateTemp(dir, "."+layerPrefix+"*.tmp")
 	if err != nil {
 		return nil, stats, diskError(err, "create memory layer in", dir)
@@ -47,7 +52,7 @@ func CaptureFile(ctx context.Context, m Mapping, parent *Map, dir string, sync b
 			mp, err = nil, errors.Join(err, os.Remove(f.Name()))
 		}
 	}()
-	mp, stats, err = Capture(ctx, m, parent, f)
+	mp, stats, err = capture(f)
 	if err == nil && sync {
 		err = diskError(f.Sync(), "sync memory layer", f.Name())
 	}
@@ -69,7 +74,7 @@ func CaptureFile(ctx context.Context, m Mapping, parent *Map, dir string, sync b
 // discarded all the same, the VM now sees the template's page there. Capture does not argue
 // from that: it reads all pages of the parent's map, private or not, and saves what the VM sees.
 func Capture(ctx context.Context, m Mapping, parent *Map, layer *os.File) (*Map, Stats, error) {
-	c := capture{ctx: ctx, id: newLayerID(), parent: cursor{m: parent}, layer: layer, buf: make([]byte, 0, batchPages*PageSize)}
+	c := newCapture(ctx, parent, layer)
 	mp, err := c.run(m)
 	if err != nil {
 		return nil, c.stats, fault.Wrap(err, "capture", m.String())
@@ -78,8 +83,9 @@ func Capture(ctx context.Context, m Mapping, parent *Map, layer *os.File) (*Map,
 }
 
 type capture struct {
-	ctx    context.Context // of the one call that made it
-	p      *process
+	ctx context.Context // of the one call that made it
+	// read fills b with the pages from start on.
+	read   func(b []byte, start uint32) error
 	parent cursor
 	layer  *os.File
 	id     layerID
@@ -88,6 +94,10 @@ type capture struct {
 	// buf holds the pages read, nums their numbers.
 	buf  []byte
 	nums []uint32
+}
+
+func newCapture(ctx context.Context, parent *Map, layer *os.File) *capture {
+	return &capture{ctx: ctx, id: newLayerID(), parent: cursor{m: parent}, layer: layer, buf: make([]byte, 0, batchPages*PageSize)}
 }
 
 func (c *capture) run(m Mapping) (*Map, error) {
@@ -99,9 +109,9 @@ func (c *capture) run(m Mapping) (*Map, error) {
 		return nil, err
 	}
 	defer p.close()
-	c.p = p
+	c.read = p.read
 	start := time.Now()
-	list, err := c.pages()
+	list, err := c.pages(p)
 	if err != nil {
 		return nil, err
 	}
@@ -111,10 +121,16 @@ func (c *capture) run(m Mapping) (*Map, error) {
 			return nil, err
 		}
 	}
+	mp, err := c.finish()
+	c.stats.Copy = time.Since(start) - c.stats.Scan
+	return mp, err
+}
+
+// finish writes what is left and names the layer.
+func (c *capture) finish() (*Map, error) {
 	if err := c.flush(); err != nil {
 		return nil, err
 	}
-	c.stats.Copy = time.Since(start) - c.stats.Scan
 	c.out.m.layers[len(c.out.m.layers)-1] = layer{pages: uint32(c.stats.Written), id: c.id.id()}
 	return &c.out.m, nil
 }
@@ -156,8 +172,8 @@ func (m *Map) fits(to Mapping) error {
 }
 
 // pages lists what must be looked at.
-func (c *capture) pages() ([]span, error) {
-	own, err := private(c.ctx, c.p.pagemap, c.p.Mapping, true)
+func (c *capture) pages(p *process) ([]span, error) {
+	own, err := private(c.ctx, p.pagemap, p.Mapping, true)
 	if err != nil {
 		return nil, err
 	}
@@ -176,7 +192,7 @@ func (c *capture) span(s span) error {
 		used := len(c.buf)
 		n := min(s.count, uint32(batchPages-used/PageSize))
 		c.buf = c.buf[:used+int(n)*PageSize]
-		if err := c.p.read(c.buf[used:], s.start); err != nil {
+		if err := c.read(c.buf[used:], s.start); err != nil {
 			return err
 		}
 		for i := range n {

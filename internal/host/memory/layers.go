@@ -84,15 +84,37 @@ func (l *Layers) open(path string, size int64) error {
 		return diskError(err, "open memory layer", path)
 	}
 	l.files = append(l.files, f)
+	return checkLayer(f, size)
+}
+
+func checkLayer(f *os.File, size int64) error {
 	st, err := f.Stat()
 	if err != nil {
-		return diskError(err, "open memory layer", path)
+		return diskError(err, "open memory layer", f.Name())
 	}
 	if st.Size() != size {
-		return damaged("layer %s is %d bytes long, the map says %d", path, st.Size(), size)
+		return damaged("layer %s is %d bytes long, the map says %d", f.Name(), st.Size(), size)
 	}
 	return nil
 }
+
+// LayersOf makes Layers of files that another process opened with OpenLayers, in the same order.
+// They belong to the Layers from now on, also when it fails.
+func LayersOf(m *Map, files []*os.File) (*Layers, error) {
+	l := &Layers{files}
+	if len(files) != len(m.layers) {
+		return nil, errors.Join(damaged("the map names %d layers, %d are at hand", len(m.layers), len(files)), l.Close())
+	}
+	for i, f := range files {
+		if err := checkLayer(f, m.LayerBytes(i)); err != nil {
+			return nil, errors.Join(err, l.Close())
+		}
+	}
+	return l, nil
+}
+
+// Files are the open files, which stay the Layers'.
+func (l *Layers) Files() []*os.File { return append([]*os.File(nil), l.files...) }
 
 // Readers are the layers as Apply and Merge take them.
 func (l *Layers) Readers() []io.ReaderAt {

@@ -98,11 +98,16 @@ type Page struct {
 
 // At returns what the map says of page number n.
 func (m *Map) At(n int64) Page {
-	i := sort.Search(len(m.extents), func(i int) bool { return int64(m.extents[i].end()) > n })
+	i := m.find(uint32(n))
 	if i == len(m.extents) || n < int64(m.extents[i].Start) {
 		return Page{}
 	}
 	return m.in(m.extents[i], uint32(n))
+}
+
+// find is the first extent that ends after page n.
+func (m *Map) find(n uint32) int {
+	return sort.Search(len(m.extents), func(i int) bool { return m.extents[i].end() > n })
 }
 
 func (m *Map) in(e Extent, n uint32) Page {

@@ -32,7 +32,24 @@ func Save(ctx context.Context, f *os.File, dst string) (Info, error) {
 	if err := CheckSealed(f); err != nil {
 		return Info{}, fault.Wrap(err, "save template memory", dst)
 	}
+	return save(ctx, f, dst)
+}
+
+// SaveFrom is Save of a memory that a VMM wrote into a sparse file by itself, whose holes are
+// zeros (see CaptureDirty). Nobody may write the file meanwhile; should someone do so all the same, what
+// is published is whole, but nobody's memory.
+func SaveFrom(ctx context.Context, f *os.File, dst string) (Info, error) {
+	if err := checkRegular(f); err != nil {
+		return Info{}, fault.Wrap(err, "save template memory", dst)
+	}
+	return save(ctx, f, dst)
+}
+
+func save(ctx context.Context, f *os.File, dst string) (Info, error) {
 	st, err := f.Stat()
+	if err == nil {
+		err = checkSize(st.Size())
+	}
 	if err != nil {
 		return Info{}, fault.Wrap(err, "save template memory", dst)
 	}
@@ -53,7 +70,7 @@ func Save(ctx context.Context, f *os.File, dst string) (Info, error) {
 	return info, fault.Wrap(err, "save template memory", dst)
 }
 
-// save fills the table from a memfd and writes the pages that are not zero.
+// save fills the table from a memfd or sparse file and writes the pages that are not zero.
 func (t *table) save(ctx context.Context, f, out *os.File) error {
 	chunks, err := dataChunks(f, t.bytes)
 	if err != nil {
@@ -86,7 +103,7 @@ func (t *table) save(ctx context.Context, f, out *os.File) error {
 	})
 }
 
-// dataChunks lists the chunks of a memfd that are not one hole.
+// dataChunks lists the chunks of a sparse file that are not one hole.
 func dataChunks(f *os.File, size int64) ([]int, error) {
 	var out []int
 	for at := int64(0); at < size; {
