@@ -171,6 +171,22 @@ type Driver interface {
 	ReadConsole(dir string) ([]byte, error)
 }
 
+// Group is a cgroup that a VM was put into.
+type Group struct {
+	Name string
+	// ID and UID are those of the VM's config.
+	ID  string
+	UID int
+}
+
+// Grouper is a driver that makes a cgroup for each VM, which may outlive it and the agent.
+type Grouper interface {
+	// Groups lists those of this installation that exist, whoever has made them.
+	Groups(ctx context.Context) ([]Group, error)
+	// RemoveGroup removes one in which nothing runs. Idempotent.
+	RemoveGroup(ctx context.Context, g Group) error
+}
+
 // VM is one virtual machine. Methods are safe for concurrent use.
 type VM interface {
 	Handle() Handle

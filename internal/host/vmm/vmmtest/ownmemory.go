@@ -19,11 +19,11 @@ import (
 const memoryBytes = memoryMB << 20
 
 // memoryFile is a new file of a VM's memory: what the guest wrote over what it was started from,
-// which is nothing ("") for one that was booted. It is root's, and immutable by its mode.
+// which is nothing ("") for one that was booted. It is root's, and may be read by anybody who gets at it.
 func memoryFile(t testing.TB, vm vmm.VM, from string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "memory")
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o400)
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o444)
 	require.NoError(t, err)
 	defer f.Close()
 	require.NoError(t, f.Truncate(memoryBytes))
