@@ -37,13 +37,13 @@ func (r reply) info() Info {
 	}
 }
 
-// change is a call that changes something, and so has a failpoint.
-func (c *Control) change(cmd uint32, name, point string, req request) (Info, error) {
+// about is a call whose answer is the device's state. A failpoint that was hit comes as armed.
+func (c *Control) about(cmd uint32, name string, armed error, req request) (Info, error) {
+	if armed != nil {
+		return Info{}, failed(armed, cmd, name)
+	}
 	if name == "" {
 		return Info{}, failed(errNoName, cmd, name)
-	}
-	if err := failpoint.Hit(point); err != nil {
-		return Info{}, failed(err, cmd, name)
 	}
 	r, err := c.call(cmd, name, req)
 	if err != nil {
@@ -57,7 +57,7 @@ func (c *Control) Create(ctx context.Context, name, uuid string) (Info, error) {
 	if err := ctx.Err(); err != nil {
 		return Info{}, failed(err, cmdCreate, name)
 	}
-	return c.change(cmdCreate, name, "devicemapper.ioctl.create", request{uuid: uuid})
+	return c.about(cmdCreate, name, failpoint.Hit("devicemapper.ioctl.create"), request{uuid: uuid})
 }
 
 // Load puts a table beside the live one; Resume makes it live. It replaces an inactive table. A
@@ -74,7 +74,7 @@ func (c *Control) Load(ctx context.Context, name string, table []Target, readOnl
 	if readOnly {
 		req.flags |= unix.DM_READONLY_FLAG
 	}
-	_, err = c.change(cmdLoad, name, "devicemapper.ioctl.load", req)
+	_, err = c.about(cmdLoad, name, failpoint.Hit("devicemapper.ioctl.load"), req)
 	return err
 }
 
@@ -86,7 +86,7 @@ func (c *Control) ClearTable(name string) error {
 
 // Resume makes the inactive table live, if there is one, and lets I/O go on.
 func (c *Control) Resume(name string) (Info, error) {
-	return c.change(cmdSuspend, name, "devicemapper.ioctl.resume", request{event: udevFlags})
+	return c.about(cmdSuspend, name, failpoint.Hit("devicemapper.ioctl.resume"), request{event: udevFlags})
 }
 
 // SuspendOptions say what Suspend leaves out.
@@ -107,7 +107,7 @@ func (c *Control) Suspend(name string, o SuspendOptions) error {
 	if o.SkipLockfs {
 		req.flags |= unix.DM_SKIP_LOCKFS_FLAG
 	}
-	_, err := c.change(cmdSuspend, name, "devicemapper.ioctl.suspend", req)
+	_, err := c.about(cmdSuspend, name, failpoint.Hit("devicemapper.ioctl.suspend"), req)
 	return err
 }
 
@@ -117,21 +117,14 @@ func (c *Control) Rename(name, to string) error {
 	if err := checkName(to, maxName); err != nil {
 		return failed(err, cmdRename, name)
 	}
-	_, err := c.change(cmdRename, name, "devicemapper.ioctl.rename",
+	_, err := c.about(cmdRename, name, failpoint.Hit("devicemapper.ioctl.rename"),
 		request{event: udevFlags, data: append([]byte(to), 0)})
 	return err
 }
 
 // Info tells a device's state; fault.NotFound when there is none of that name.
 func (c *Control) Info(name string) (Info, error) {
-	if name == "" {
-		return Info{}, failed(errNoName, cmdInfo, name)
-	}
-	r, err := c.call(cmdInfo, name, request{})
-	if err != nil {
-		return Info{}, err
-	}
-	return r.info(), nil
+	return c.about(cmdInfo, name, nil, request{})
 }
 
 // Status lists the live table's targets with their status as Params.

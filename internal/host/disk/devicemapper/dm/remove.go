@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/roosthq/roost/internal/failpoint"
 	"github.com/roosthq/roost/internal/fault"
 )
 
@@ -68,5 +69,5 @@ func (c *Control) removeLater(name string) error {
 }
 
 func (c *Control) remove(name string, flags uint32) (Info, error) {
-	return c.change(cmdRemove, name, "devicemapper.ioctl.remove", request{flags: flags, event: udevFlags})
+	return c.about(cmdRemove, name, failpoint.Hit("devicemapper.ioctl.remove"), request{flags: flags, event: udevFlags})
 }
