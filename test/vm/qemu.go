@@ -43,7 +43,7 @@ func startQEMU(m *machine, s Shape) (*qemu, error) {
 	q := &qemu{complaints: &tail{}}
 	a := &arguments{}
 	a.add("-M", "q35,usb=off,smbus=off,hpet=off", "-accel", "tcg,thread=multi,tb-size=256", "-cpu", s.CPU,
-		"-smp", strconv.Itoa(s.CPUs), "-m", strconv.Itoa(s.MemoryMB), "-nodefaults", "-no-user-config", "-nographic", "-no-reboot",
+		"-smp", strconv.Itoa(s.CPUs), "-m", strconv.Itoa(s.MemoryMB), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-kernel", m.kernel, "-initrd", a.file(m.initrd), "-append", cmdline(khz))
 	for _, p := range []struct {
 		name string
@@ -79,7 +79,7 @@ func startQEMU(m *machine, s Shape) (*qemu, error) {
 // panic or an oops ends the VM. Only warnings go to the console: each byte costs.
 func cmdline(khz int) string {
 	return fmt.Sprintf("console=ttyS0 loglevel=5 reboot=t panic=-1 oops=panic mitigations=off lpj=%d tsc_early_khz=%d tsc=reliable "+
-		"random.trust_cpu=on", khz*1000/hz, khz)
+		"random.trust_cpu=on edd=off", khz*1000/hz, khz)
 }
 
 // arguments are QEMU's, with the files that they name by descriptor.
