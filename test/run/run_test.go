@@ -46,7 +46,7 @@ func goTest(t *testing.T, packages ...string) (string, error) {
 	r := newReport(&out)
 	require.NoError(t, r.read(bytes.NewReader(stream)))
 	r.close()
-	verdict := r.verdict(err)
+	verdict := r.verdict(err, "")
 	return out.String(), verdict
 }
 
@@ -84,6 +84,48 @@ func TestNothingRanIsAnError(t *testing.T) {
 	require.ErrorContains(t, err, "no test ran", out)
 }
 
+func TestARunInAVMIsAddedToTheHosts(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "total")
+	add := func(in string) (string, error) {
+		var out bytes.Buffer
+		r := newReport(&out)
+		require.NoError(t, r.read(strings.NewReader(in)))
+		r.close()
+		err := r.verdict(nil, file)
+		return out.String(), err
+	}
+	host, err := add(`{"Action":"output","Package":"a","Test":"T","Output":"    a_test.go:3: needs a VM\n"}
+{"Action":"skip","Package":"a","Test":"T"}
+{"Action":"skip","Package":"a","Test":"Whole"}
+{"Action":"skip","Package":"a","Test":"Never"}
+{"Action":"pass","Package":"a","Test":"Here"}
+{"Action":"pass","Package":"a"}
+`)
+	require.NoError(t, err)
+	require.NotContains(t, host, "needs a VM")
+	require.True(t, strings.HasSuffix(host, "\nthis run: passed 1, failed 0, skipped 3\n"), host)
+	_, err = add(`{"Action":"pass","Package":"a","Test":"T"}
+{"Action":"run","Package":"a","Test":"Whole"}
+{"Action":"pass","Package":"a","Test":"Whole/x"}
+{"Action":"pass","Package":"a","Test":"Whole"}
+{"Action":"pass","Package":"a","Test":"Here"}
+{"Action":"pass","Package":"a"}
+`)
+	require.NoError(t, err)
+	var out bytes.Buffer
+	require.NoError(t, total(file, &out))
+	require.Equal(t, "\nskipped:\n  a Never: NO REASON GIVEN\n\n3 passed, 0 failed, 1 skipped\n", out.String())
+	_, err = add(`{"Action":"fail","Package":"a","Test":"Here"}
+{"Action":"fail","Package":"a"}
+{"Action":"fail","Package":"b"}
+`)
+	require.ErrorContains(t, err, "tests failed")
+	out.Reset()
+	require.ErrorContains(t, total(file, &out), "tests failed")
+	require.Contains(t, out.String(), "\n2 passed, 2 failed, 1 skipped\n")
+}
+
 func TestSecondsAreSorted(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer
@@ -100,7 +142,7 @@ func TestSecondsAreSorted(t *testing.T) {
 {"Action":"run","Package":"c","Test":"T"}
 `
 	require.NoError(t, r.read(strings.NewReader(in)))
-	require.ErrorContains(t, r.verdict(nil), "tests failed")
+	require.ErrorContains(t, r.verdict(nil, ""), "tests failed")
 	require.Contains(t, out.String(), "not json\n")
 	require.Contains(t, out.String(), "FAIL c: it did not end\n  DID NOT END T\n")
 	require.Regexp(t, regexp.MustCompile(`(?s)2\.0  b\n +1\.0  a\n`), out.String())

@@ -4,32 +4,47 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strings"
 )
 
-type counts struct{ passed, failed, skipped int }
+// record is what came of a test, or, under the name "", of a package that failed with no test to
+// blame (build, panic, TestMain).
+type record struct {
+	Package, Test string
+	// Status is pass, fail or skip; or parent: it has subtests, which are counted instead.
+	Status string
+	Reason string `json:",omitempty"` // why it was skipped
+}
 
-// count counts tests, those with subtests only when they failed by themselves. A package that
-// failed with no test to blame (build, panic, TestMain) counts as one failure.
-func (p *pkg) count() counts {
-	var c counts
-	for name, t := range p.tests {
+// records are of tests, those with subtests failed only when they failed by themselves.
+func (p *pkg) records() []record {
+	var out []record
+	failed := false
+	for _, name := range slices.Sorted(maps.Keys(p.tests)) {
+		t := p.tests[name]
+		one := record{Package: p.name, Test: name, Status: t.status}
 		switch {
-		case name == "" || (t.parent && (t.status != "fail" || p.childFailed(name))):
-		case t.status == "pass":
-			c.passed++
+		case name == "":
+			continue
+		case t.parent && (t.status != "fail" || p.childFailed(name)):
+			one.Status = "parent"
 		case t.status == "skip":
-			c.skipped++
-		case t.status == "fail", p.status != "":
-			c.failed++
+			one.Reason = t.reason()
+		case t.status == "" && p.status == "":
+			continue // it still runs
+		case t.status != "pass":
+			one.Status = "fail"
 		}
+		failed = failed || one.Status == "fail"
+		out = append(out, one)
 	}
-	if p.status == "fail" && c.failed == 0 {
-		c.failed = 1
+	if p.status == "fail" && !failed {
+		out = append(out, record{Package: p.name, Status: "fail"})
 	}
-	return c
+	return out
 }
 
 func (p *pkg) childFailed(parent string) bool {
@@ -41,45 +56,76 @@ func (p *pkg) childFailed(parent string) bool {
 	return false
 }
 
-// verdict prints the summary; its error is nil only when all is well. ended is how go test did.
-func (r *report) verdict(ended error) error {
+type counts struct{ passed, failed, skipped int }
+
+func tally(list []record) counts {
+	var c counts
+	for _, one := range list {
+		switch one.Status {
+		case "pass":
+			c.passed++
+		case "fail":
+			c.failed++
+		case "skip":
+			c.skipped++
+		}
+	}
+	return c
+}
+
+func (p *pkg) count() counts { return tally(p.records()) }
+
+// verdict prints the summary, or adds to one; its error is nil only when all is well. ended is
+// how go test did.
+func (r *report) verdict(ended error, add string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var total counts
-	for _, p := range r.pkgs {
-		if p.status == "" {
-			p.status = "fail" // go test died before it could say so
-			fmt.Fprintf(r.w, "FAIL %s: it did not end\n", short(p.name))
-			r.explain(p, "")
-		}
-		c := p.count()
-		total = counts{total.passed + c.passed, total.failed + c.failed, total.skipped + c.skipped}
-	}
-	r.listSkips()
+	list := r.finish()
 	r.listSeconds()
-	fmt.Fprintf(r.w, "\n%d passed, %d failed, %d skipped\n", total.passed, total.failed, total.skipped)
+	c := tally(list)
+	if add == "" {
+		closing(r.w, list)
+	} else {
+		fmt.Fprintf(r.w, "\nthis run: passed %d, failed %d, skipped %d\n", c.passed, c.failed, c.skipped)
+		ended = errors.Join(ended, appendRecords(add, list))
+	}
 	switch {
-	case total.failed > 0:
+	case c.failed > 0:
 		return errors.New("tests failed")
 	case ended != nil:
 		return fmt.Errorf("go test: %w", ended)
-	case total.passed+total.skipped == 0:
+	case c.passed+c.skipped == 0:
 		return errors.New("no test ran")
 	}
 	return nil
 }
 
-func (r *report) listSkips() {
-	head := "\nskipped:\n"
+// finish ends what go test did not, and gives all records.
+func (r *report) finish() []record {
+	var out []record
 	for _, name := range slices.Sorted(maps.Keys(r.pkgs)) {
 		p := r.pkgs[name]
-		for _, test := range slices.Sorted(maps.Keys(p.tests)) {
-			if t := p.tests[test]; test != "" && t.status == "skip" {
-				fmt.Fprintf(r.w, "%s  %s %s: %s\n", head, short(name), test, t.reason())
-				head = ""
-			}
+		if p.status == "" {
+			p.status = "fail" // go test died before it could say so
+			fmt.Fprintf(r.w, "FAIL %s: it did not end\n", short(p.name))
+			r.explain(p, "")
+		}
+		out = append(out, p.records()...)
+	}
+	return out
+}
+
+// closing lists what was skipped and prints the last line.
+func closing(w io.Writer, list []record) {
+	head := "\nskipped:\n"
+	for _, one := range list {
+		if one.Status == "skip" {
+			fmt.Fprintf(w, "%s  %s %s: %s\n", head, short(one.Package), one.Test, one.Reason)
+			head = ""
 		}
 	}
+	c := tally(list)
+	fmt.Fprintf(w, "\n%d passed, %d failed, %d skipped\n", c.passed, c.failed, c.skipped)
 }
 
 // reason is what the test said, without the place where it said it.
