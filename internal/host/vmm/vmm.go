@@ -184,7 +184,7 @@ type Grouper interface {
 	// Groups lists those of this installation that exist, whoever has made them.
 	Groups(ctx context.Context) ([]Group, error)
 	// RemoveGroup removes one in which nothing runs. Idempotent.
-	RemoveGroup(ctx context.Context, g Group) error
+	RemoveGroup(ctx context.Context, name string) error
 }
 
 // VM is one virtual machine. Methods are safe for concurrent use.

@@ -12,6 +12,7 @@ import (
 	"github.com/roosthq/roost/internal/failpoint"
 	"github.com/roosthq/roost/internal/fault"
 	"github.com/roosthq/roost/internal/host/memory"
+	"github.com/roosthq/roost/internal/host/memory/uffd"
 	"github.com/roosthq/roost/internal/host/paths"
 	"github.com/roosthq/roost/internal/host/runtime"
 	"github.com/roosthq/roost/internal/host/vmm"
@@ -46,8 +47,17 @@ func (in *instance) Record() (json.RawMessage, error) {
 	defer in.top.mu.Unlock()
 	return json.Marshal(instanceRecord{
 		Identity: in.identity, Handle: in.vm.Handle(), Live: in.top.live, DiskIndex: in.top.index,
-		MemoryBase: in.ram.base, VCPUs: in.vcpus,
+		MemoryBase: in.ram.base, Origin: in.ram.origin, Pager: in.pagerHandle(), VCPUs: in.vcpus,
 	})
+}
+
+// pagerHandle identifies the page server that there is by now.
+func (in *instance) pagerHandle() *uffd.Handle {
+	if in.ram.pager == nil {
+		return nil
+	}
+	h := in.ram.pager.current().Handle()
+	return &h
 }
 
 func (in *instance) Freeze(ctx context.Context) error { return in.vm.Pause(ctx) }
@@ -62,7 +72,13 @@ func (in *instance) Thaw(ctx context.Context) error {
 	if err := in.goOn(ctx); err != nil {
 		return fault.Wrap(err, "thaw", "captured disk")
 	}
-	return in.vm.Resume(ctx)
+	if err := in.vm.Resume(ctx); err != nil {
+		return err
+	}
+	in.top.mu.Lock()
+	defer in.top.mu.Unlock()
+	_ = in.top.letGo(ctx, in.rt) // it runs, whatever becomes of the disk that it had: Stop tells
+	return nil
 }
 
 func (in *instance) Exited() <-chan struct{}  { return in.vm.Exited() }
@@ -76,8 +92,9 @@ func (in *instance) Exit() runtime.Exit {
 	return runtime.Exit{Reason: e.Reason, Requested: e.Requested, At: e.At}
 }
 
-// Stop kills the VMM, then lets go of the disk and the memory. In that order: a mapping is
-// never removed under a VMM that may still write. What failed is tried again by the next Stop.
+// Stop kills the VMM, then its page server, and lets go of the disk and the memory. In that order:
+// a mapping is never removed under a VMM that may still write. What failed is tried again by the
+// next Stop.
 func (in *instance) Stop(ctx context.Context) error {
 	if err := in.vm.Kill(ctx); err != nil {
 		return err
@@ -87,7 +104,7 @@ func (in *instance) Stop(ctx context.Context) error {
 	defer in.letGo.Unlock()
 	in.top.mu.Lock()
 	defer in.top.mu.Unlock()
-	return errors.Join(in.rt.dropNext(ctx, &in.top), in.detach(ctx), in.ram.release())
+	return errors.Join(in.rt.dropNext(ctx, &in.top), in.detach(ctx), in.ram.release(ctx))
 }
 
 // detach lets go of the disk. Where that fails, the base stays attached with it: whatever was to
@@ -95,7 +112,7 @@ func (in *instance) Stop(ctx context.Context) error {
 func (in *instance) detach(ctx context.Context) error {
 	err := failpoint.Hit("microvm.stop.detach")
 	if err == nil {
-		err = in.rt.disk.Detach(ctx, in.top.live)
+		err = errors.Join(in.top.letGo(ctx, in.rt), in.rt.disk.Detach(ctx, in.top.live))
 	}
 	return fault.Wrap(err, "let go of", "disk "+in.top.live.Path)
 }
@@ -105,7 +122,7 @@ func (in *instance) Detach() {
 	in.vm.Detach()
 	in.letGo.Lock()
 	defer in.letGo.Unlock()
-	_ = in.ram.release()
+	in.ram.leave()
 }
 
 func (in *instance) Usage() (runtime.Usage, error) {
@@ -195,12 +212,11 @@ func (in *instance) saveMemory(ctx context.Context, dir string, opts runtime.Cap
 	if in.template {
 		return in.saveTemplate(ctx, dir, rec)
 	}
-	at, err := in.vm.Mapping()
-	if err != nil {
-		return 0, err
+	savePages := in.savePages
+	if in.rt.vmm.Capabilities().OwnMemory {
+		savePages = in.saveWritten
 	}
-	parent, layers := parentMap(opts.Parent)
-	saved, cost, err := memory.CaptureFile(ctx, in.ram.mapping(at), parent, dir, true)
+	saved, layers, cost, err := savePages(ctx, dir, opts.Parent)
 	if err != nil {
 		return 0, err
 	}
@@ -217,17 +233,31 @@ func (in *instance) saveMemory(ctx context.Context, dir string, opts runtime.Cap
 	return cost.Bytes + written.Size(), nil
 }
 
+// savePages writes the VM's own pages: those that differ from the parent, or all.
+func (in *instance) savePages(ctx context.Context, dir string, parent *runtime.Capture) (*memory.Map, []string, memory.Stats, error) {
+	at, err := in.vm.Mapping()
+	if err != nil {
+		return nil, nil, memory.Stats{}, err
+	}
+	before, layers := parentMap(parent)
+	saved, cost, err := memory.CaptureFile(ctx, in.ram.mapping(at), before, dir, true)
+	return saved, layers, cost, err
+}
+
 // saveTemplate ends the VM, since memory that a process still maps for writing cannot be
 // sealed, and keeps all of it.
 func (in *instance) saveTemplate(ctx context.Context, dir string, rec *captureRecord) (int64, error) {
+	rec.MemoryBase = filepath.Join(dir, templateMemory)
+	if in.rt.vmm.Capabilities().OwnMemory {
+		return in.saveOwnTemplate(ctx, rec.MemoryBase)
+	}
 	if err := in.vm.Kill(ctx); err != nil {
 		return 0, err
 	}
-	if err := memory.Seal(in.ram.file); err != nil {
+	if err := memory.Seal(in.ram.memory.File); err != nil {
 		return 0, err
 	}
-	rec.MemoryBase = filepath.Join(dir, templateMemory)
-	info, err := memory.Save(ctx, in.ram.file, rec.MemoryBase)
+	info, err := memory.Save(ctx, in.ram.memory.File, rec.MemoryBase)
 	return info.Used, err
 }
 

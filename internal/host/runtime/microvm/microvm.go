@@ -27,9 +27,20 @@ type Runtime struct {
 var (
 	_ runtime.Runtime = (*Runtime)(nil)
 	_ runtime.Trimmer = (*Runtime)(nil)
+	_ runtime.Holder  = (*Runtime)(nil)
 )
 
-// New composes a runtime.
+// Fits says why a VMM cannot use the disks of a driver: one takes chains of files, the other makes
+// devices, or the other way round.
+func Fits(v vmm.Driver, d disk.Driver) error {
+	if v.Capabilities().BlockDrive == d.Capabilities().BlockDevice {
+		return nil
+	}
+	return fault.New(fault.Invalid, "compose", v.Name()+" and "+d.Name(), "the VMM cannot use disks of that kind").
+		WithHint("firecracker goes with device-mapper, qemu with qcow2")
+}
+
+// New composes a runtime of what fits (Fits).
 func New(v vmm.Driver, d disk.Driver) *Runtime {
 	return &Runtime{vmm: v, disk: d, cache: memory.NewCache(), watching: make(chan struct{}, 1)}
 }
@@ -47,7 +58,10 @@ func (r *Runtime) Isolation() runtime.Isolation {
 
 // Capabilities of a guest with a kernel of its own.
 func (r *Runtime) Capabilities() runtime.Capabilities {
-	return runtime.Capabilities{GuestBoots: true, FreezesGuest: true, DiskApart: true}
+	return runtime.Capabilities{
+		GuestBoots: true, FreezesGuest: true, DiskApart: true,
+		OpensTap: r.vmm.Capabilities().OpensTap, ELFKernel: r.vmm.Capabilities().ELFKernel,
+	}
 }
 
 // Identity names the VMM build, machine, CPU and kernel command line.
@@ -73,17 +87,17 @@ func (r *Runtime) Boot(ctx context.Context, spec runtime.Spec, opts runtime.Boot
 	if err = in.open(ctx, spec, stack, size, &undos); err != nil {
 		return nil, err
 	}
-	ram, err := bootMemory(spec.Resources.MemoryMB, opts.Template)
-	if err != nil {
+	if in.ram, err = r.bootMemory(spec.Resources.MemoryMB, opts.Template); err != nil {
 		return nil, err
 	}
-	in.ram = ram
-	undos.Push("release memory", func(context.Context) error { return ram.release() })
+	undos.Push("release memory", in.ram.release)
 	cfg, err := r.config(ctx, spec, in)
 	if err != nil {
 		return nil, err
 	}
-	cfg.Memory.Shared = opts.Template
+	if cfg.Kernel, err = r.kernel(spec.Template); err != nil {
+		return nil, err
+	}
 	if err = layers.wait(); err != nil {
 		return nil, err
 	}
@@ -138,10 +152,10 @@ func (r *Runtime) Restore(ctx context.Context, spec runtime.Spec, from runtime.C
 	if err = in.open(ctx, spec, rec.Disk, max(diskBytes(spec.Resources), rec.DiskBytes), &undos); err != nil {
 		return nil, err
 	}
-	if in.ram, err = r.baseMemory(ctx, rec.MemoryBase, rec.MemoryMB); err != nil {
+	if in.ram, err = r.savedMemory(ctx, spec, rec); err != nil {
 		return nil, err
 	}
-	undos.Push("release memory", func(context.Context) error { return in.ram.release() })
+	undos.Push("release memory", in.ram.release)
 	if err = r.load(ctx, spec, rec, in); err != nil {
 		return nil, err
 	}
@@ -165,10 +179,13 @@ func (r *Runtime) load(ctx context.Context, spec runtime.Spec, rec captureRecord
 	if err != nil {
 		return err
 	}
-	in.vm, err = r.vmm.Restore(ctx, cfg, state, func(m vmm.Mapping) error {
-		return applyPages(ctx, rec, in.ram.mapping(m))
-	})
-	if err != nil {
+	var prepare func(vmm.Mapping) error
+	if !r.vmm.Capabilities().OwnMemory {
+		prepare = func(m vmm.Mapping) error { return applyPages(ctx, rec, in.ram.mapping(m)) }
+	}
+	if in.vm, err = in.ram.serve(ctx, func(ctx context.Context) (vmm.VM, error) {
+		return r.vmm.Restore(ctx, cfg, state, prepare)
+	}); err != nil {
 		return err
 	}
 	if size := in.top.live.SizeBytes; size > rec.DiskBytes {
@@ -189,10 +206,23 @@ func (r *Runtime) config(ctx context.Context, spec runtime.Spec, in *instance) (
 		ID: spec.ID, Dir: spec.RunDir,
 		VCPUs: spec.Resources.VCPUs, MemoryMB: spec.Resources.MemoryMB,
 		Kernel: spec.Template.Kernel, Initrd: spec.Initrd,
-		Drive: drive(att), Tap: spec.Port.Tap, MAC: spec.Port.MAC,
-		Memory: vmm.Memory{File: in.ram.file},
+		Drive: drive(att), MAC: spec.Port.MAC,
+		Tap: spec.Port.Tap, NetNS: spec.Port.Namespace, TapName: spec.Port.TapName,
+		Memory: in.ram.memory,
 		UID:    spec.UID, GID: spec.UID,
 	}, nil
+}
+
+// kernel is a template's kernel in the form that the VMM boots.
+func (r *Runtime) kernel(t runtime.Template) (string, error) {
+	if !r.vmm.Capabilities().ELFKernel {
+		return t.Kernel, nil
+	}
+	if t.KernelELF == "" {
+		return "", fault.New(fault.FailedPrecondition, "boot", "template "+t.Digest, "it has no uncompressed kernel (vmlinux), and "+r.vmm.Name()+" boots no other").
+			WithHint("restart roost, which makes it of the template's kernel, or build the template again")
+	}
+	return t.KernelELF, nil
 }
 
 // Adopt takes over a VM that runs since before the agent started.
@@ -219,15 +249,17 @@ func (r *Runtime) takeOver(ctx context.Context, in *instance, spec runtime.Spec,
 	if err != nil {
 		return err
 	}
-	if err := r.findTop(&in.top, spec, rec, at); err != nil {
-		return err
-	}
-	if in.ram, err = r.takeBack(ctx, in.vm, rec); err != nil {
+	if err := r.findTop(ctx, &in.top, spec, rec, at); err != nil {
 		return err
 	}
 	if _, err := r.disk.Attach(ctx, in.top.live); err != nil {
-		return errors.Join(err, in.ram.release())
+		return err
 	}
+	_ = in.top.letGo(ctx, r) // Stop tells
+	if in.ram, err = r.takeBack(ctx, in.vm, spec, rec); err != nil {
+		return err
+	}
+	in.supervise()
 	// Nobody knows how far an earlier agent came with what it put off.
 	if layers := in.top.live.Stack.Layers; r.allocated(layers) > runtime.VerifyFirst {
 		in.verifyLater(layers)

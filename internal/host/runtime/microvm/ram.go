@@ -11,21 +11,59 @@ import (
 
 	"github.com/roosthq/roost/internal/fault"
 	"github.com/roosthq/roost/internal/host/memory"
+	"github.com/roosthq/roost/internal/host/runtime"
 	"github.com/roosthq/roost/internal/host/vmm"
 )
 
-// ram is the memfd under a VM's memory.
+// ram is what lies under a VM's memory: a memfd, or, where the VMM makes its own
+// (vmm.Capabilities.OwnMemory, own.go), what it was restored from.
 type ram struct {
-	file *os.File
+	// memory is how the VMM is given it.
+	memory vmm.Memory
 	// base is the path of the template's memory; "" for zeros.
 	base string
 	// id identifies the content, so that saved pages never meet another template's memory.
-	id   memory.Hash
-	drop func() error
+	id memory.Hash
+	// origin is what lies over the base where the VMM makes its own memory; nil is nothing.
+	origin *origin
+	// pager serves both; nil where there is no origin.
+	pager *pager
+	drop  func() error
 }
 
 // release lets go of the memory; the VM must be gone. Idempotent.
-func (m *ram) release() error {
+func (m *ram) release(ctx context.Context) error {
+	if m.pager != nil {
+		if err := m.pager.stop(ctx); err != nil {
+			return err
+		}
+	}
+	return m.let()
+}
+
+// serve runs a restore for as long as its memory is served.
+func (m *ram) serve(ctx context.Context, restore func(context.Context) (vmm.VM, error)) (vmm.VM, error) {
+	if m.pager == nil {
+		return restore(ctx)
+	}
+	ctx, cancel := m.pager.guard(ctx)
+	defer cancel()
+	vm, err := restore(ctx)
+	if err != nil {
+		return nil, m.pager.failure(err)
+	}
+	return vm, nil
+}
+
+// leave lets go of the memory of a VM that lives on.
+func (m *ram) leave() {
+	if m.pager != nil {
+		m.pager.leave()
+	}
+	_ = m.let()
+}
+
+func (m *ram) let() error {
 	drop := m.drop
 	m.drop = nil
 	if drop == nil {
@@ -40,7 +78,14 @@ func (m *ram) mapping(at vmm.Mapping) memory.Mapping {
 }
 
 // bootMemory is zeros: written in place by a template's VM, privately by any other.
-func bootMemory(memoryMB int, template bool) (*ram, error) {
+func (r *Runtime) bootMemory(memoryMB int, template bool) (*ram, error) {
+	if r.vmm.Capabilities().OwnMemory {
+		return &ram{}, nil
+	}
+	return zeros(memoryMB, template)
+}
+
+func zeros(memoryMB int, template bool) (*ram, error) {
 	f, err := memory.NewTemplate("roost-ram", memoryBytes(memoryMB))
 	if err != nil {
 		return nil, err
@@ -51,13 +96,21 @@ func bootMemory(memoryMB int, template bool) (*ram, error) {
 			return nil, err
 		}
 	}
-	return &ram{file: f, drop: f.Close}, nil
+	return &ram{memory: vmm.Memory{File: f, Shared: template}, drop: f.Close}, nil
+}
+
+// savedMemory is what a capture's VM is restored with.
+func (r *Runtime) savedMemory(ctx context.Context, spec runtime.Spec, rec captureRecord) (*ram, error) {
+	if r.vmm.Capabilities().OwnMemory {
+		return ownMemory(ctx, spec, rec)
+	}
+	return r.baseMemory(ctx, rec.MemoryBase, rec.MemoryMB)
 }
 
 // baseMemory is what a capture's pages differ from.
 func (r *Runtime) baseMemory(ctx context.Context, path string, memoryMB int) (*ram, error) {
 	if path == "" {
-		return bootMemory(memoryMB, false)
+		return zeros(memoryMB, false)
 	}
 	base, err := sharedRAM(path)(r.cache.Get(ctx, path, memoryBytes(memoryMB)))
 	return base, missing(err, "template memory "+path)
@@ -65,13 +118,16 @@ func (r *Runtime) baseMemory(ctx context.Context, path string, memoryMB int) (*r
 
 // takeBack shares the template memory that an adopted VM already holds, so that it is not
 // loaded a second time.
-func (r *Runtime) takeBack(ctx context.Context, vm vmm.VM, rec instanceRecord) (*ram, error) {
+func (r *Runtime) takeBack(ctx context.Context, vm vmm.VM, spec runtime.Spec, rec instanceRecord) (*ram, error) {
+	if r.vmm.Capabilities().OwnMemory {
+		return takeBackOwn(ctx, vm, spec, rec)
+	}
 	f, err := vm.MemoryFile()
 	if err != nil {
 		return nil, err
 	}
 	if rec.MemoryBase == "" {
-		return &ram{file: f, drop: f.Close}, nil
+		return &ram{memory: vmm.Memory{File: f}, drop: f.Close}, nil
 	}
 	return sharedRAM(rec.MemoryBase)(r.cache.Put(ctx, rec.MemoryBase, memoryBytes(rec.Handle.MemoryMB), f))
 }
@@ -82,7 +138,7 @@ func sharedRAM(path string) func(*memory.Template, error) (*ram, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &ram{file: t.File, base: path, id: t.Info.ID, drop: func() error {
+		return &ram{memory: vmm.Memory{File: t.File}, base: path, id: t.Info.ID, drop: func() error {
 			t.Release()
 			return nil
 		}}, nil

@@ -9,6 +9,7 @@ import (
 
 	"github.com/roosthq/roost/internal/fault"
 	"github.com/roosthq/roost/internal/host/disk"
+	"github.com/roosthq/roost/internal/host/memory/uffd"
 	"github.com/roosthq/roost/internal/host/runtime"
 	"github.com/roosthq/roost/internal/host/vmm"
 )
@@ -41,7 +42,11 @@ type instanceRecord struct {
 	Live       disk.Live    `json:"live"`
 	DiskIndex  int          `json:"disk_index"`
 	MemoryBase string       `json:"memory_base,omitempty"`
-	VCPUs      int          `json:"vcpus"`
+	// Origin is what it was restored from, over the base, and Pager the process that serves it, where
+	// the VMM makes its own memory.
+	Origin *origin      `json:"origin,omitempty"`
+	Pager  *uffd.Handle `json:"pager,omitempty"`
+	VCPUs  int          `json:"vcpus"`
 }
 
 // parseCapture reads a record and makes its paths absolute.

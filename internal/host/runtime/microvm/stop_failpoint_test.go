@@ -64,7 +64,7 @@ func TestStopThatCannotDetach(t *testing.T) {
 		require.True(t, in.Exit().Requested)
 		require.Zero(t, disks.detached.Load(), "the base stays attached")
 		require.FileExists(t, live.Path)
-		_, err = in.ram.file.Stat()
+		_, err = in.ram.memory.File.Stat()
 		require.ErrorIs(t, err, os.ErrClosed, "the memory is released")
 	}
 	t.Setenv("ROOST_FAILPOINTS", "")

@@ -29,6 +29,22 @@ type top struct {
 	sealed bool
 	// next is the disk to go on with, and its stack that of the capture; nil when not made yet.
 	next *disk.Live
+	// held are disks that the VM went on from and that could not be let go of: Stop does it.
+	held []disk.Live
+}
+
+// letGo detaches the disks that the VM does not use any more. What fails is kept for the next time:
+// while the VM runs it is no reason to end it.
+func (t *top) letGo(ctx context.Context, r *Runtime) error {
+	var errs []error
+	var left []disk.Live
+	for _, live := range t.held {
+		if err := r.disk.Detach(ctx, live); err != nil {
+			errs, left = append(errs, err), append(left, live)
+		}
+	}
+	t.held = left
+	return errors.Join(errs...)
 }
 
 func (t *top) disk() disk.Live {
@@ -158,6 +174,7 @@ func (in *instance) goOn(ctx context.Context) error {
 	if err := in.vm.SwitchDisk(ctx, drive(att)); err != nil {
 		return err
 	}
+	t.held = append(t.held, t.live)
 	t.live, t.index, t.sealed, t.next = *t.next, t.index+tops, false, nil
 	return nil
 }
@@ -165,11 +182,14 @@ func (in *instance) goOn(ctx context.Context) error {
 // findTop is the disk that an adopted VM writes to, which a record written before a capture
 // does not name: at is its file, by what the VMM says. That is believed only of a disk of this
 // start with nothing but the next one over it: that one is made anew, and a capture's would be
-// lost. The mode tells what a capture has.
-func (r *Runtime) findTop(t *top, spec runtime.Spec, rec instanceRecord, at os.FileInfo) error {
+// lost. The mode tells what a capture has. The VM uses none of the other disks of its start.
+func (r *Runtime) findTop(ctx context.Context, t *top, spec runtime.Spec, rec instanceRecord, at os.FileInfo) error {
 	index := firstIndex(r, spec, rec)
 	chain := r.chain(rec.Live, index)
-	i := slices.IndexFunc(chain, func(live disk.Live) bool { return isFile(live.Path, at) })
+	i, err := r.holder(ctx, chain, at)
+	if err != nil {
+		return err
+	}
 	if i < 0 {
 		return fault.New(fault.FailedPrecondition, "find", "disk "+rec.Live.Path, "the VM writes to another one")
 	}
@@ -184,9 +204,23 @@ func (r *Runtime) findTop(t *top, spec runtime.Spec, rec instanceRecord, at os.F
 		}
 	}
 	t.live, t.index = chain[i], index+i*tops
-	sealed, err := isSealed(t.live.Path)
-	t.sealed = sealed
+	t.held = slices.Delete(slices.Clone(chain), i, i+1)
+	t.sealed, err = isSealed(t.live.Path)
 	return err
+}
+
+// holder is which of the disks is what a VM writes to; -1 is none.
+func (r *Runtime) holder(ctx context.Context, disks []disk.Live, at os.FileInfo) (int, error) {
+	for i, live := range disks {
+		held, err := r.disk.Holds(ctx, live, at)
+		if err != nil {
+			return -1, err
+		}
+		if held {
+			return i, nil
+		}
+	}
+	return -1, nil
 }
 
 // firstIndex is the index of the disk that a record names.
@@ -217,11 +251,6 @@ func isSealed(path string) (bool, error) {
 		return false, fault.Wrap(err, "look at", "disk "+path)
 	}
 	return st.Mode().Perm()&0o200 == 0, nil
-}
-
-func isFile(path string, at os.FileInfo) bool {
-	info, err := os.Stat(path)
-	return err == nil && os.SameFile(info, at)
 }
 
 // removeLive removes the live disks of a start; what a capture has of them stays. The last

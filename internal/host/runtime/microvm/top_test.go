@@ -1,6 +1,7 @@
 package microvm
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -81,7 +82,9 @@ func TestFindTop(t *testing.T) {
 		at, err := os.Stat(path)
 		require.NoError(t, err)
 		out := &top{}
-		return out, r.findTop(out, runtime.Spec{DiskIndex: 5}, rec, at)
+		err = r.findTop(t.Context(), out, runtime.Spec{DiskIndex: 5}, rec, at)
+		require.NoError(t, errors.Join(out.letGo(t.Context(), r)))
+		return out, err
 	}
 	find := func(path string) *top {
 		out, err := try(path)

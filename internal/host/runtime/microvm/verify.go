@@ -111,6 +111,7 @@ type watch struct {
 
 // started goes on with a check that was put off until the VM is there.
 func (in *instance) started(c *check) {
+	in.supervise()
 	if c.later {
 		in.verifyLater(c.layers)
 	}
@@ -142,12 +143,33 @@ func (in *instance) verifyLater(layers []disk.Layer) {
 	})
 }
 
+// supervise ends the VM when its memory cannot be served any more. It hangs then: it cannot be
+// frozen.
+func (in *instance) supervise() {
+	if in.ram.pager == nil {
+		return
+	}
+	in.ram.pager.supervise(vmOf(in.vm), func(err error) {
+		in.because(err)
+		ctx, cancel := undo.Context(context.Background())
+		defer cancel()
+		_ = in.vm.Kill(ctx) // see condemn
+	})
+}
+
+// because is why the VM is ended.
+func (in *instance) because(err error) {
+	in.watch.mu.Lock()
+	defer in.watch.mu.Unlock()
+	if in.watch.reason == "" {
+		in.watch.reason = fault.Message(err)
+	}
+}
+
 // condemn freezes a VM that reads damaged data, so that nobody is served any more of it, and ends
 // it.
 func (in *instance) condemn(damage error) {
-	in.watch.mu.Lock()
-	in.watch.reason = fault.Message(damage)
-	in.watch.mu.Unlock()
+	in.because(damage)
 	ctx, cancel := undo.Context(context.Background())
 	defer cancel()
 	// Where neither works its process cannot be reached at all; it is gone, or about to be.
