@@ -77,9 +77,12 @@ type Entry struct {
 }
 
 // parseNames reads DM_LIST_DEVICES: dev, next (from this record), name. No devices at all are
-// one record whose number is zero.
+// one record whose number is zero, which the answer's size may leave out.
 func parseNames(data []byte) ([]Entry, error) {
 	const nameAt = 12
+	if len(data) == 0 {
+		return nil, nil
+	}
 	var list []Entry
 	for {
 		rec, err := at(data, 0, nameAt)

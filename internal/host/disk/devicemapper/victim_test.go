@@ -1,0 +1,5 @@
+package devicemapper_test
+
+const victimEnv = "DEVICEMAPPER_TEST_VICTIM"
+
+func victim() {}
