@@ -55,7 +55,8 @@ func dispatch(ctx context.Context, args []string) error {
 	return runTests(ctx, args)
 }
 
-// runTests lets go test end by itself when it is interrupted: it then ends its tests.
+// runTests passes an interruption to go test and all that it runs: go test alone would wait for its
+// tests.
 func runTests(ctx context.Context, args []string) error {
 	var add string
 	if len(args) > 0 {
@@ -67,7 +68,8 @@ func runTests(ctx context.Context, args []string) error {
 		args = append(args, "./...")
 	}
 	cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-json"}, args...)...)
-	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGINT) }
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
