@@ -37,6 +37,16 @@ vmtest: root $(LANE) ## test PKG=./PACKAGE in a VM; RUN=REGEX, SHAPE=host, ARGS=
 	@go run ./test/run -exec="'$(abspath $(LANE))' $(SHAPE) $(LANE_ARGS) --" -tags=failpoints -count=1 \
 		$(if $(RUN),-run='$(RUN)') $(ARGS) $(or $(PKG),$(error PKG=./PACKAGE is missing))
 
+# Firecracker and its jailer are found or built elsewhere; nothing of theirs is in the repository.
+.PHONY: test-firecracker
+test-firecracker: root setup-dev ## FC=PATH JAILER=PATH: Firecracker under nested KVM, in a VM; RUN=, PKG=, LANE_ARGS=
+ifeq ($(and $(FC),$(JAILER)),)
+	@echo "skipped: the tests of Firecracker in internal/host/vmm/firecracker and internal/host/runtime/microvm;"
+	@echo "they need its programs: make test-firecracker FC=PATH/firecracker JAILER=PATH/jailer"
+else
+	@RUN='$(RUN)' LANE_ARGS='$(LANE_ARGS)' test/vm/firecracker '$(FC)' '$(JAILER)' $(PKG)
+endif
+
 .PHONY: soak
 soak: root setup-dev $(BIN)/runsc ## the trials of docs/reliability.md in full, 40 minutes; ARGS='-run random -scale 0.1'
 	@ROOST_RUNSC=$(abspath $(BIN)/runsc) go run ./test/soak $(ARGS)

@@ -46,9 +46,18 @@ func command(name string, args ...string) error {
 	return nil
 }
 
+// needsQEMU: it is optional (deploy/setup).
+func needsQEMU(t *testing.T) {
+	t.Helper()
+	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
+		t.Skip("needs QEMU (Debian: qemu-system-x86)")
+	}
+}
+
 // goTest runs tests of the sample as a user does, and gives each test's last action and the output.
 func goTest(t *testing.T, laneArgs, run string, flags ...string) (actions map[string]string, output string) {
 	t.Helper()
+	needsQEMU(t)
 	args := append([]string{"test", "-json", "-count=1", "-exec", lane + " " + laneArgs + " --", "-run", "^(" + run + ")$"}, flags...)
 	cmd := exec.CommandContext(t.Context(), "go", append(args, "./testdata/sample")...)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "ROOST_SAMPLE=passed on", "ROOST_LANE_ENV=SAMPLE_NAMED", "SAMPLE_NAMED=named", "SAMPLE_OTHER=x")
@@ -114,6 +123,7 @@ func TestDeathsAreToldApart(t *testing.T) {
 
 func TestStreamsStayApart(t *testing.T) {
 	t.Parallel()
+	needsQEMU(t)
 	var stdout, stderr bytes.Buffer
 	cmd := exec.CommandContext(t.Context(), lane, "disk", "--", sample, "-test.run=^TestPass$", "-test.v")
 	cmd.Dir = "testdata/sample"
@@ -143,6 +153,7 @@ func TestWhatCannotBeIsRefused(t *testing.T) {
 // TestTheVMEndsWithTheLane: told to end, or killed.
 func TestTheVMEndsWithTheLane(t *testing.T) {
 	t.Parallel()
+	needsQEMU(t)
 	for _, s := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGKILL} {
 		temporary := t.TempDir()
 		cmd := exec.CommandContext(t.Context(), lane, "disk", "--", sample, "-test.run=^TestHang$")
@@ -193,6 +204,7 @@ func awaitEnd(t *testing.T, pidfd int) {
 
 func TestExitStatusIsTheProgramsOwn(t *testing.T) {
 	t.Parallel()
+	needsQEMU(t)
 	cmd := exec.CommandContext(t.Context(), lane, "disk", "--", sample, "-test.run=^TestExit$")
 	out, err := cmd.CombinedOutput()
 	require.Error(t, err)
