@@ -14,8 +14,10 @@ import (
 // localDoctor checks this machine when no server answers.
 func localDoctor(ctx context.Context) []v1.Check {
 	var out []v1.Check
-	programs := []doctor.Check{doctor.QEMU, runsc, doctor.Firecracker}
-	for _, f := range doctor.Run(ctx, append(programs, doctor.Host(dataDir())...)) {
+	checks := []doctor.Check{firecrackerPrograms, doctor.QEMU, runsc, deviceMapper(doctorsOwn, os.TempDir)}
+	s := doctor.System{Data: dataDir()}
+	checks = append(append(checks, doctor.Host(s)...), doctor.Production(s)...)
+	for _, f := range doctor.Run(ctx, checks) {
 		check := v1.Check{Name: f.Name, Status: v1.CheckStatus(f.Status), Detail: f.Detail}
 		if f.Hint != "" {
 			check.Hint = &f.Hint

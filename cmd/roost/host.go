@@ -59,19 +59,23 @@ func (h *hostSide) assemble(ctx context.Context, opts upOptions, log *slog.Logge
 	if err != nil {
 		return err
 	}
-	kernel := ""
+	kernel, kernelELF := "", func() (string, error) { return "", nil }
 	if report != nil {
 		template, err := ensureBase(ctx, store, opts, report)
 		if err != nil {
 			return err
 		}
 		kernel = template.KernelPath()
+		kernelELF = func() (string, error) {
+			with, err := store.WithKernelELF(template)
+			return with.KernelELFPath(), err
+		}
 	}
 	guest, err := guestFile(data)
 	if err != nil {
 		return err
 	}
-	h.runtimes, err = openRuntimes(ctx, site{opts: opts, installation: h.installation, kernel: kernel, guest: guest, leaving: report == nil, log: log})
+	h.runtimes, err = openRuntimes(ctx, site{opts: opts, installation: h.installation, kernel: kernel, kernelELF: kernelELF, guest: guest, leaving: report == nil, log: log})
 	if err != nil {
 		return err
 	}
@@ -94,10 +98,10 @@ func (h *hostSide) assemble(ctx context.Context, opts upOptions, log *slog.Logge
 
 // describe is what the host says of itself.
 func (h *hostSide) describe(data string) agent.HostInfo {
-	return agent.HostInfo{
-		Version: version, Data: data, Runtimes: h.runtimes.describe(),
-		Checks: append(h.runtimes.checks(), doctor.Host(data)...),
-	}
+	s := doctor.System{Data: data, Serving: true}
+	checks := append(h.runtimes.checks(), deviceMapper(h.installation.ID, paths.Data(data).Cache))
+	checks = append(append(checks, doctor.Host(s)...), doctor.Production(s)...)
+	return agent.HostInfo{Version: version, Data: data, Runtimes: h.runtimes.describe(), Checks: checks}
 }
 
 func (h *hostSide) start(ctx context.Context, tell teller) error {

@@ -14,6 +14,7 @@ import (
 var version = "dev"
 
 func main() {
+	servePages(os.Args)
 	opts := cli.Options{
 		Version: version, LocalDoctor: localDoctor,
 		TemplateCommands: []*cobra.Command{templateBuildCommand()},

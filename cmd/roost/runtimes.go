@@ -21,6 +21,7 @@ import (
 	"github.com/roosthq/roost/internal/host/runtime/gvisor"
 	"github.com/roosthq/roost/internal/host/runtime/microvm"
 	"github.com/roosthq/roost/internal/host/sandbox"
+	"github.com/roosthq/roost/internal/host/vmm/firecracker"
 	"github.com/roosthq/roost/internal/host/vmm/qemu"
 )
 
@@ -28,9 +29,10 @@ import (
 const runtimeAuto = "auto"
 
 // runtimeNames are the runtimes of this version.
-var runtimeNames = []string{qemu.Name, gvisor.Name}
+var runtimeNames = []string{firecracker.Name, qemu.Name, gvisor.Name}
 
-// isolations from the strongest to the weakest: the order in which runtimes are taken.
+// isolations from the strongest to the weakest: the order in which runtimes are taken. Of two with the
+// same, the one that is tried first comes first.
 var isolations = []runtime.Isolation{runtime.Hardware, runtime.Sentry, runtime.Emulated}
 
 // candidate is a runtime that was tried on this host.
@@ -56,14 +58,16 @@ type site struct {
 	leaving bool
 	// kernel is what is booted to see whether KVM works; guest a program for gVisor to run.
 	kernel, guest string
+	// kernelELF is the same kernel for who boots no other.
+	kernelELF func() (string, error)
 	log           *slog.Logger
 }
 
 // openRuntimes tries every runtime by doing the thing. The operator's choice comes first, and
 // must work; without one the strongest isolation that works does, and something must.
 func openRuntimes(ctx context.Context, s site) (runtimes, error) {
-	// One after the other: both probes use the installation's probe uid.
-	all := runtimes{openQEMU(ctx, s), openGVisor(ctx, s)}
+	// One after the other: all probes use the installation's probe uid.
+	all := runtimes{openFirecracker(ctx, s), openQEMU(ctx, s), openGVisor(ctx, s)}
 	if ctx.Err() != nil {
 		return nil, fault.Wrap(ctx.Err(), "try", "runtimes")
 	}
@@ -258,7 +262,6 @@ func (r runtimes) checks() []doctor.Check {
 	for _, c := range r {
 		out = append(out, c.check)
 	}
-	out = append(out, doctor.Firecracker)
 	for _, c := range r {
 		if c.rt != nil {
 			out = append(out, func(context.Context) doctor.Finding { return doctor.Limits(c.name, c.limits) })

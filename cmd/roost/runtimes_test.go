@@ -54,6 +54,12 @@ func TestOrderOfRuntimes(t *testing.T) {
 	}{
 		{"auto", runtimes{works("qemu", runtime.Hardware), works("gvisor", runtime.Sentry)}, "qemu"},
 		{"auto", runtimes{works("qemu", runtime.Emulated), works("gvisor", runtime.Sentry)}, "gvisor"},
+		{"auto", runtimes{works("firecracker", runtime.Hardware), works("qemu", runtime.Hardware), works("gvisor", runtime.Sentry)}, "firecracker"},
+		{"auto", runtimes{broken("firecracker", runtime.Hardware), works("qemu", runtime.Hardware), works("gvisor", runtime.Sentry)}, "qemu"},
+		{"auto", runtimes{broken("firecracker", runtime.Hardware), works("qemu", runtime.Emulated), works("gvisor", runtime.Sentry)}, "gvisor"},
+		{"auto", runtimes{broken("firecracker", runtime.Hardware), works("qemu", runtime.Emulated), broken("gvisor", runtime.Sentry)}, "qemu"},
+		{"qemu", runtimes{works("firecracker", runtime.Hardware), works("qemu", runtime.Hardware), works("gvisor", runtime.Sentry)}, "qemu"},
+		{"firecracker", runtimes{broken("firecracker", runtime.Hardware), works("qemu", runtime.Hardware), works("gvisor", runtime.Sentry)}, "firecracker"},
 		{"auto", runtimes{works("qemu", runtime.Emulated), broken("gvisor", runtime.Sentry)}, "qemu"},
 		{"auto", runtimes{broken("qemu", runtime.Emulated), works("gvisor", runtime.Sentry)}, "gvisor"},
 		{"qemu", runtimes{works("qemu", runtime.Emulated), works("gvisor", runtime.Sentry)}, "qemu"},
@@ -62,7 +68,6 @@ func TestOrderOfRuntimes(t *testing.T) {
 	} {
 		c.have.sort(c.chosen)
 		require.Equal(t, c.want, c.have[0].name, c)
-		require.Len(t, c.have, 2)
 	}
 }
 
@@ -105,7 +110,6 @@ func TestWhatIsSaidOfRuntimes(t *testing.T) {
 	require.Equal(t, "install gvisor", found["gvisor"].Hint)
 	require.Contains(t, found, "qemu limits")
 	require.NotContains(t, found, "gvisor limits")
-	require.Contains(t, found["firecracker"].Detail, "not supported by this version")
 	require.Equal(t, doctor.OK, runtimes{works("gvisor", runtime.Sentry)}.choice(t.Context()).Status)
 }
 

@@ -67,7 +67,7 @@ func uninstall(ctx context.Context, opts upOptions, keepImages bool) error {
 		errs = append(errs, h.sandboxes.Destroy(ctx, sandbox.Operation{}, s.ID))
 	}
 	h.sandboxes.Stop()
-	errs = append(errs, h.network.Uninstall(ctx), gvisor.RemoveCgroups(cgroupParent(h.installation)))
+	errs = append(errs, h.network.Uninstall(ctx), gvisor.RemoveCgroups(cgroupParent(h.installation)), removeDevices(ctx, h.installation.ID))
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}

@@ -23,6 +23,7 @@ import (
 	"github.com/roosthq/roost/internal/control/server"
 	"github.com/roosthq/roost/internal/fault"
 	"github.com/roosthq/roost/internal/host/paths"
+	"github.com/roosthq/roost/internal/host/vmm/firecracker"
 )
 
 // defaultListen is where `roost up` serves its API.
@@ -32,6 +33,8 @@ const defaultListen = "127.0.0.1:8350"
 type upOptions struct {
 	data, listen, cache string
 	runtime, accel      string
+	// firecracker and jailer are paths; "" looks for them.
+	firecracker, jailer string
 	logFile, readyFile  string
 	resolvers           []string
 	subnet              string
@@ -59,8 +62,10 @@ it (Ctrl-C, SIGTERM, even kill -9) leaves sandboxes running; the next start adop
 	f.StringVar(&opts.listen, "listen", defaultListen, "address of the API")
 	f.StringVar(&opts.cache, "download-cache", downloadCache, "where template builds keep downloads")
 	f.StringVar(&opts.runtime, "runtime", cmp.Or(os.Getenv("ROOST_RUNTIME"), runtimeAuto),
-		"what runs sandboxes that ask for nothing else: auto, "+strings.Join(runtimeNames, " or ")+" (ROOST_RUNTIME); auto tries each and takes the strongest isolation: QEMU on KVM, gVisor, QEMU without KVM")
+		"what runs sandboxes that ask for nothing else: auto, "+anyOf(runtimeNames)+" (ROOST_RUNTIME); auto tries each and takes the strongest isolation: Firecracker on KVM, QEMU on KVM, gVisor, QEMU without KVM")
 	f.StringVar(&opts.accel, "accel", os.Getenv("ROOST_ACCEL"), "how QEMU runs guests: auto, kvm or tcg (ROOST_ACCEL); auto boots a guest under KVM to see whether that works")
+	f.StringVar(&opts.firecracker, "firecracker", os.Getenv(firecracker.EnvBinary), "path of firecracker, 1.15.1 or later ("+firecracker.EnvBinary+"; default: beside roost, or in PATH)")
+	f.StringVar(&opts.jailer, "jailer", os.Getenv(firecracker.EnvJailer), "path of jailer, of the same release ("+firecracker.EnvJailer+"; default: beside roost, or in PATH)")
 	f.StringVar(&opts.logFile, "log-file", "", "write the log there instead of standard error")
 	f.StringVar(&opts.readyFile, "ready-file", "", "write the API's address there when it serves")
 	f.StringSliceVar(&opts.resolvers, "resolver", nil, "DNS server for sandboxes, IP or IP:port (default: the host's)")
@@ -68,6 +73,12 @@ it (Ctrl-C, SIGTERM, even kill -9) leaves sandboxes running; the next start adop
 	f.IntVar(&opts.pool, "slot-pool", 4, "network slots kept ready")
 	f.BoolVar(&opts.verbose, "verbose", false, "log debugging detail")
 	return cmd
+}
+
+// anyOf lists alternatives: "a, b or c".
+func anyOf(names []string) string {
+	last := len(names) - 1
+	return strings.Join(names[:last], ", ") + " or " + names[last]
 }
 
 // up runs until a signal ends it.
@@ -82,7 +93,7 @@ func up(ctx context.Context, opts upOptions, out io.Writer) error {
 	}
 	if !slices.Contains(append([]string{runtimeAuto}, runtimeNames...), opts.runtime) {
 		return fault.New(fault.Invalid, "start", "roost", fmt.Sprintf("--runtime is %q", opts.runtime)).
-			WithHint("it must be auto, " + strings.Join(runtimeNames, " or "))
+			WithHint("it must be auto, " + anyOf(runtimeNames))
 	}
 	log, closeLog, err := openLog(opts)
 	if err != nil {

@@ -206,6 +206,9 @@ func TestDoctor(t *testing.T) {
 	require.Regexp(t, `kvm +ok +boots`, found)
 	require.Regexp(t, `qemu +emulated +yes +no KVM`, found)
 	require.Regexp(t, `gvisor +sentry +no +runsc is not there`, found)
+	require.NotContains(t, found, "PRODUCTION")
+	s.checks = append(s.checks, v1.Check{Name: "production: swap", Status: v1.Warn, Detail: "on /dev/sda2"}, v1.Check{Name: "production: smt", Status: v1.Ok, Detail: "off"})
+	require.Regexp(t, `(?s)kvm +ok +boots.*\n *\nPRODUCTION *\nswap +warn +on /dev/sda2\nsmt +ok +off\n$`, s.ok(t, "doctor"))
 	s.checks = append(s.checks, v1.Check{Name: "qemu", Status: v1.Fail, Detail: "missing", Hint: ptr("apt install qemu-system-x86")})
 	r := s.run(t, nil, "doctor")
 	require.Equal(t, 1, r.code)
@@ -213,7 +216,7 @@ func TestDoctor(t *testing.T) {
 	require.Contains(t, r.stdout, "hint: apt install qemu-system-x86")
 	r = s.run(t, nil, "doctor", "--json")
 	require.Equal(t, 1, r.code)
-	require.Len(t, decode[map[string]any](t, r.stdout)["checks"], 3)
+	require.Len(t, decode[map[string]any](t, r.stdout)["checks"], 5)
 }
 
 func TestDoctorWithoutServer(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -111,8 +112,19 @@ func (d diagnosis) print() error {
 		}
 	}
 	t := newTable(os.Stdout, "CHECK", "STATUS", "DETAIL")
+	shown := ""
 	for _, check := range d.Checks {
-		t.row(check.Name, string(check.Status), check.Detail)
+		// "production: swap" is a check of a group.
+		group, name, grouped := strings.Cut(check.Name, ": ")
+		if !grouped {
+			group, name = "", check.Name
+		}
+		if group != shown {
+			t.row("", "", "")
+			t.row(strings.ToUpper(group), "", "")
+			shown = group
+		}
+		t.row(name, string(check.Status), check.Detail)
 		if check.Hint != nil && check.Status != v1.Ok {
 			t.row("", "", "hint: "+*check.Hint)
 		}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -42,16 +43,70 @@ func Run(ctx context.Context, checks []Check) []Finding {
 	return out
 }
 
+// System is where checks look. The zero value is this machine with nothing installed.
+type System struct {
+	// Root is the directory whose proc and sys are read; "" is /. What needs a system call is asked
+	// of the kernel that runs this, whatever Root is.
+	Root string
+	// Data is the installation's directory, which need not be there yet.
+	Data string
+	// Serving: the server itself asks, so what it sets up at its start is there.
+	Serving bool
+	// Clock says how the kernel's clock is kept; nil asks the kernel.
+	Clock func() (Discipline, error)
+}
+
 // Host is the checks that need nothing of a running Roost.
-func Host(data string) []Check {
+func Host(s System) []Check {
 	return []Check{
 		Root, Machine,
 		Tool("mmdebstrap", "mmdebstrap"),
 		Tool("mke2fs", "e2fsprogs"),
 		Tool("mkfs.erofs", "erofs-utils"),
-		Tun, Namespaces, Memfd, Cgroups, Memory,
-		func(context.Context) Finding { return Space(data) },
+		s.kvm, Tun, Namespaces, Memfd, s.userfaultfd, Loop, NFTables, Firewall, s.forwarding, s.cgroups, Memory,
+		func(context.Context) Finding { return Space(s.Data) },
+		s.dataMount,
 	}
+}
+
+// ProductionGroup begins the names of Production's findings.
+const ProductionGroup = "production: "
+
+// Production is what a host for other people's code should have, and a machine to develop on can do
+// without: nothing here fails.
+func Production(s System) []Check {
+	list := []Check{
+		s.kernel, s.swap, s.smt, s.ksm, s.vulnerabilities, s.entropy, s.time, FileLimit, s.pids, s.overcommit, s.conntrack,
+	}
+	out := make([]Check, len(list))
+	for i, check := range list {
+		out[i] = func(ctx context.Context) Finding {
+			f := check(ctx)
+			f.Name = ProductionGroup + f.Name
+			return f
+		}
+	}
+	return out
+}
+
+// read is a file below Root, without the white space at its end.
+func (s System) read(path string) (string, error) {
+	data, err := os.ReadFile(filepath.Join("/", s.Root, path))
+	return strings.TrimRight(string(data), " \n"), err
+}
+
+// number is a file that holds one.
+func (s System) number(path string) (int64, error) {
+	text, err := s.read(path)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.ParseInt(text, 10, 64)
+}
+
+func (s System) exists(path string) bool {
+	_, err := os.Stat(filepath.Join("/", s.Root, path))
+	return err == nil
 }
 
 func ok(name, detail string) Finding { return Finding{Name: name, Status: OK, Detail: detail} }
@@ -109,21 +164,6 @@ func QEMU(ctx context.Context) Finding {
 	return f
 }
 
-// Firecracker is what people ask for first.
-func Firecracker(context.Context) Finding {
-	return ok("firecracker", "Firecracker: not supported by this version")
-}
-
-// Tun is what taps are made of, which VMs need.
-func Tun(context.Context) Finding {
-	f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
-	if err != nil {
-		return warn("tun", err.Error()+": no VMs", "modprobe tun")
-	}
-	defer f.Close()
-	return ok("tun", "/dev/net/tun opens")
-}
-
 // Namespaces must exist in this kernel.
 func Namespaces(context.Context) Finding {
 	if _, err := os.Stat("/proc/self/ns/net"); err != nil {
@@ -143,22 +183,6 @@ func Memfd(context.Context) Finding {
 		return fail("memfd", "cannot be sealed: "+err.Error(), "use Linux 3.17 or newer")
 	}
 	return ok("memfd", "can be sealed against writing")
-}
-
-// Cgroups says which version there is; what each runtime makes of it is the runtime's line.
-func Cgroups(context.Context) Finding {
-	var fs unix.Statfs_t
-	if err := unix.Statfs("/sys/fs/cgroup", &fs); err != nil {
-		return warn("cgroups", err.Error(), "mount cgroup v2 at /sys/fs/cgroup")
-	}
-	if fs.Type == unix.CGROUP2_SUPER_MAGIC {
-		return ok("cgroups", "version 2")
-	}
-	if _, err := os.Stat("/sys/fs/cgroup/memory/cgroup.procs"); err == nil {
-		return ok("cgroups", "version 1")
-	}
-	return warn("cgroups", "none that can limit anything is mounted at /sys/fs/cgroup",
-		"mount cgroup v2 there, or boot with systemd.unified_cgroup_hierarchy=1")
 }
 
 // Limit of a runtime's sandboxes.

@@ -20,7 +20,7 @@ func TestRunKeepsTheOrder(t *testing.T) {
 func TestFindingsOfThisHost(t *testing.T) {
 	t.Parallel()
 	names := map[string]bool{}
-	for _, f := range Run(t.Context(), Host(t.TempDir())) {
+	for _, f := range Run(t.Context(), append(Host(System{Data: t.TempDir()}), Production(System{})...)) {
 		require.NotEmpty(t, f.Name)
 		require.NotEmpty(t, f.Detail, f.Name)
 		require.Contains(t, []Status{OK, Warn, Fail}, f.Status)
@@ -30,7 +30,8 @@ func TestFindingsOfThisHost(t *testing.T) {
 			require.NotEmpty(t, f.Hint, f.Name)
 		}
 	}
-	for _, name := range []string{"root", "machine", "mkfs.erofs", "mke2fs", "tun", "namespaces", "memfd", "cgroups", "memory", "disk"} {
+	for _, name := range []string{"root", "machine", "mkfs.erofs", "mke2fs", "tun", "namespaces", "memfd", "cgroups", "memory", "disk",
+		"kvm", "userfaultfd", "loop", "nf_tables", "firewall", "ip_forward", "data directory", "production: swap", "production: open files"} {
 		require.True(t, names[name], name)
 	}
 }
@@ -52,7 +53,6 @@ func TestWhatAHostCanDoWithout(t *testing.T) { //nolint:paralleltest // changes 
 	f := QEMU(t.Context())
 	require.Equal(t, []any{"qemu", Warn}, []any{f.Name, f.Status})
 	require.Contains(t, f.Hint, "qemu-system-x86")
-	require.Contains(t, Firecracker(t.Context()).Detail, "not supported by this version")
 }
 
 func TestLimits(t *testing.T) {

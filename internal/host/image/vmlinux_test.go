@@ -52,7 +52,7 @@ func bzImage(t *testing.T, payload []byte, change func(h []byte)) string {
 		change(head)
 	}
 	path := filepath.Join(t.TempDir(), "vmlinuz")
-	require.NoError(t, os.WriteFile(path, append(append(head, payload...), "signature"...), 0o600))
+	require.NoError(t, os.WriteFile(path, bytes.Join([][]byte{head, payload, []byte("signature")}, nil), 0o600))
 	return path
 }
 

@@ -49,6 +49,7 @@ var cases = []struct {
 	run  func(*rig)
 }{
 	{"CreateReadsBaseAndZerosBeyond", createReadsBaseAndZerosBeyond},
+	{"DefaultSizeTakesNoRoom", defaultSizeTakesNoRoom},
 	{"CreateRefusesBadSizes", createRefusesBadSizes},
 	{"OpenMakesOneFile", openMakesOneFile},
 	{"OpenReplacesLeftoverNotStack", openReplacesLeftoverNotStack},

@@ -22,6 +22,27 @@ func createReadsBaseAndZerosBeyond(r *rig) {
 	r.stop(vm, live)
 }
 
+// A base smaller than the default size is a disk of that size, and not a block is written for it.
+func defaultSizeTakesNoRoom(r *rig) {
+	before, err := r.Usage(r.base.Path)
+	require.NoError(r, err)
+	live, err := r.Create(r.Context(), r.base, disk.DefaultSizeMB<<20, r.dir, r.index)
+	require.NoError(r, err)
+	require.EqualValues(r, disk.DefaultSizeMB<<20, live.SizeBytes)
+	_, err = r.Attach(r.Context(), live)
+	require.NoError(r, err)
+	used, err := r.Usage(live.Path)
+	require.NoError(r, err)
+	require.Less(r, used, int64(mb))
+	after, err := r.Usage(r.base.Path)
+	require.NoError(r, err)
+	require.Equal(r, before, after)
+	st, err := os.Stat(r.base.Path)
+	require.NoError(r, err)
+	require.Equal(r, r.base.SizeBytes, st.Size(), "the base is never resized")
+	require.NoError(r, r.RemoveLive(r.Context(), live))
+}
+
 func createRefusesBadSizes(r *rig) {
 	for _, size := range []int64{-1, 0, baseSize - disk.SizeUnit, baseSize + 512} {
 		_, err := r.Create(r.Context(), r.base, size, r.dir, 0)
