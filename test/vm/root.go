@@ -58,7 +58,7 @@ func (m *machine) close() error {
 func build(c Config, s Shape) (_ *machine, err error) {
 	root, err := debian.Kernel()
 	if err != nil {
-		return nil, fmt.Errorf("Debian's kernel: %w", err)
+		return nil, fmt.Errorf("get Debian's kernel: %w", err)
 	}
 	m := &machine{}
 	if m.kernel, err = debian.One(filepath.Join(root, "boot", "vmlinuz-*")); err != nil {

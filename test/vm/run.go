@@ -35,7 +35,7 @@ func Run(ctx context.Context, c Config) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer m.close()
+	defer func() { _ = m.close() }()
 	c.tell("built in %.1f s", time.Since(began).Seconds())
 	runtime.LockOSThread() // QEMU dies with the thread that started it
 	defer runtime.UnlockOSThread()

@@ -77,7 +77,7 @@ func linked(path string) (links, error) {
 	defer f.Close()
 	var out links
 	if out.names, err = f.ImportedLibraries(); err != nil {
-		return links{}, nil //nolint:nilerr // no dynamic section: a static program
+		return links{}, nil // no dynamic section: a static program
 	}
 	for _, p := range f.Progs {
 		if p.Type == elf.PT_INTERP {
