@@ -46,18 +46,23 @@ func ReadMap(path string) (*Map, error) {
 		return nil, diskError(err, "open memory map", path)
 	}
 	defer func() { _ = f.Close() }() // only read
+	return ReadMapFrom(f)
+}
+
+// ReadMapFrom is ReadMap of an open file, which stays the caller's.
+func ReadMapFrom(f *os.File) (*Map, error) {
 	data, err := readMapFile(f)
 	if err != nil {
-		return nil, fault.Wrap(err, "read memory map", path)
+		return nil, fault.Wrap(err, "read memory map", f.Name())
 	}
 	m, err := ParseMap(data)
-	return m, fault.Wrap(err, "read memory map", path)
+	return m, fault.Wrap(err, "read memory map", f.Name())
 }
 
 // readMapFile reads at most what the header says, so that a huge file costs nothing.
 func readMapFile(f *os.File) ([]byte, error) {
 	var head [mapHeader]byte
-	if _, err := io.ReadFull(f, head[:]); err != nil {
+	if _, err := f.ReadAt(head[:], 0); err != nil {
 		return nil, damaged("too short: %v", err)
 	}
 	info, err := f.Stat()
