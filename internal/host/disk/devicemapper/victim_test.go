@@ -1,3 +1,5 @@
+//go:build !failpoints
+
 package devicemapper_test
 
 const victimEnv = "DEVICEMAPPER_TEST_VICTIM"
