@@ -60,7 +60,7 @@ type site struct {
 	kernel, guest string
 	// kernelELF is the same kernel for who boots no other.
 	kernelELF func() (string, error)
-	log           *slog.Logger
+	log       *slog.Logger
 }
 
 // openRuntimes tries every runtime by doing the thing. The operator's choice comes first, and
@@ -124,7 +124,7 @@ func openQEMU(ctx context.Context, s site) candidate {
 			return c
 		}
 		c.rt = &lazy{
-			name: c.name, isolation: c.isolation, caps: new(microvm.Runtime).Capabilities(),
+			name: c.name, isolation: c.isolation, caps: microvm.New(new(qemu.Driver), qcow2.New()).Capabilities(),
 			open: func(ctx context.Context) (runtime.Runtime, error) {
 				rt, _, err := newQEMU(ctx, opts)
 				return rt, err

@@ -10,6 +10,7 @@ import (
 
 	"github.com/roosthq/roost/internal/fault"
 	"github.com/roosthq/roost/internal/host/doctor"
+	"github.com/roosthq/roost/internal/host/installation"
 	"github.com/roosthq/roost/internal/host/network"
 	"github.com/roosthq/roost/internal/host/runtime"
 )
@@ -152,4 +153,33 @@ func lazyErrors(ctx context.Context, l *lazy) []error {
 	_, console := l.ConsoleOf(spec)
 	_, files := l.Files(runtime.Capture{})
 	return []error{boot, restore, adopt, compact, console, files, l.Discard(ctx, spec), l.Reap(ctx, spec)}
+}
+
+// What a runtime can is known before it is made.
+func TestQEMUWithoutKVM(t *testing.T) {
+	t.Parallel()
+	c := openQEMU(t.Context(), site{opts: upOptions{accel: "tcg"}, installation: &installation.Installation{}})
+	if c.err != nil {
+		t.Skip("needs qemu-system-x86_64")
+	}
+	caps := c.rt.Capabilities()
+	require.True(t, caps.GuestBoots && caps.DiskApart)
+	require.False(t, caps.OpensTap || caps.ELFKernel || caps.TakesNamespace)
+}
+
+// Whoever chose to do without KVM, or has no Firecracker, is told so and waits for no trial.
+func TestFirecrackerIsNotTried(t *testing.T) {
+	t.Parallel()
+	s := site{opts: upOptions{accel: "tcg", runtime: runtimeAuto}, installation: &installation.Installation{}, kernelELF: func() (string, error) {
+		return "", errors.New("no kernel is made for it")
+	}}
+	c := openFirecracker(t.Context(), s)
+	require.Nil(t, c.rt)
+	require.ErrorContains(t, c.err, "no KVM, as the operator chose")
+	require.Equal(t, "leave out --accel tcg", fault.HintOf(c.err))
+	s.opts = upOptions{runtime: runtimeAuto, firecracker: "/nonexistent/firecracker", jailer: "/nonexistent/jailer"}
+	s.kernelELF = func() (string, error) { return "/nonexistent/vmlinux", nil }
+	c = openFirecracker(t.Context(), s)
+	require.Nil(t, c.rt)
+	require.ErrorContains(t, c.err, "/nonexistent/firecracker")
 }
