@@ -127,8 +127,6 @@ func failed(err error, cmd uint32, name string) error {
 	}
 	f := &fault.Error{Kind: fault.KindOf(err), Op: commandName(cmd), Object: object, Err: err, Hint: fault.HintOf(err)}
 	switch {
-	case errors.Is(err, os.ErrClosed):
-		f.Kind = fault.FailedPrecondition
 	case errors.Is(err, syscall.ENXIO):
 		f.Kind = fault.NotFound
 	case errors.Is(err, syscall.EBUSY) && (cmd == cmdCreate || cmd == cmdRename):
