@@ -114,6 +114,9 @@ func dataChunks(f *os.File, size int64) ([]int, error) {
 		if err != nil {
 			return nil, fmt.Errorf("find data: %w", err)
 		}
+		if data >= size { // a table follows the memory
+			break
+		}
 		i := data / chunkBytes
 		out = append(out, int(i))
 		at = (i + 1) * chunkBytes

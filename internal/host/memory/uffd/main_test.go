@@ -13,6 +13,8 @@ func TestMain(m *testing.M) {
 		switch os.Args[1] {
 		case "pager":
 			os.Exit(Main(context.Background(), os.Args[2:]))
+		case "minimal":
+			minimal()
 		case "vmm":
 			playVMM(os.Args[2:])
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -132,10 +133,32 @@ func inherit(o Options) (*inherited, error) {
 		in.layers = append(in.layers, next("layer", true))
 	}
 	in.set = next("working set", o.WorkingSet)
+	if err := closeStrays(); err != nil {
+		return nil, fault.Wrap(err, "start", "pager")
+	}
 	if _, err := in.state.Stat(); err != nil {
 		return nil, fault.Wrap(err, "start", "pager")
 	}
 	return in, nil
+}
+
+// closeStrays closes what the agent itself was started with and let through: all descriptors but the
+// log that a further exec would keep.
+func closeStrays() error {
+	list, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return err
+	}
+	for _, e := range list {
+		fd, err := strconv.Atoi(e.Name())
+		if err != nil || fd < firstFile {
+			continue
+		}
+		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 {
+			_ = unix.Close(fd)
+		}
+	}
+	return nil
 }
 
 func (in *inherited) source(bytes int64) (*memory.Source, error) {
