@@ -26,8 +26,9 @@ const (
 	memoryMB     = 256
 	// warmDiskMB is the disk that the template's capture is made with.
 	warmDiskMB = 64
-	// limit is how long anything may take: guests are translated here, beside other tests.
-	limit = 2 * time.Minute
+	// limit is how long anything may take: guests are translated here, beside
+	// other tests, or nested in one that is.
+	limit = 10 * time.Minute
 	// freezeSync bounds the guest's sync.
 	freezeSync = 20 * time.Second
 )
@@ -71,9 +72,10 @@ func newUID() int {
 func (s *suite) newBox(t *testing.T) *box {
 	t.Helper()
 	dir := t.TempDir()
-	b := &box{T: t, s: s, rt: s.rt, slot: newSlot(t, s.rt.Capabilities().TakesNamespace)}
+	uid := newUID()
+	b := &box{T: t, s: s, rt: s.rt, slot: newSlot(t, s.rt.Capabilities(), uid)}
 	b.spec = runtime.Spec{
-		ID: "box-" + randomHex(8), Template: s.fixtures.template, UID: newUID(), Port: b.slot.port,
+		ID: "box-" + randomHex(8), Template: s.fixtures.template, UID: uid, Port: b.slot.port,
 		Resources: runtime.Resources{VCPUs: 1, MemoryMB: memoryMB, DiskSizeMB: warmDiskMB},
 		RunDir:    filepath.Join(dir, "run"), DiskDir: filepath.Join(dir, "disk"), DiskIndex: 3,
 	}
@@ -130,6 +132,12 @@ func (b *box) logConsole() {
 	const most = 3000
 	if text, err := b.rt.ConsoleOf(b.spec); err == nil {
 		b.Logf("console of %s:\n%s", b.spec.ID, text[max(0, len(text)-most):])
+	}
+	logs, _ := filepath.Glob(filepath.Join(b.spec.RunDir, "*.log"))
+	for _, path := range logs {
+		if text, err := os.ReadFile(path); err == nil && filepath.Base(path) != "console.log" {
+			b.Logf("%s:\n%s", path, text[max(0, len(text)-most):])
+		}
 	}
 }
 

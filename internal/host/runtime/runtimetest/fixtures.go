@@ -37,22 +37,20 @@ var modules = []string{
 
 func makeFixtures(t *testing.T, caps runtime.Capabilities) fixtures {
 	t.Helper()
-	_, file, _, _ := goruntime.Caller(0)
-	repo := filepath.Join(filepath.Dir(file), "..", "..", "..", "..")
-	images, err := makeImages(filepath.Join(repo, ".cache", "runtimetest"))
-	require.NoError(t, err, "make the file tree")
+	images, guest, err := prepared(t.TempDir())
+	require.NoError(t, err, "make the file tree and the guest agent")
 	f := fixtures{
-		guest: filepath.Join(t.TempDir(), "roost-guest"),
+		guest: guest,
 		template: runtime.Template{
 			Digest: filepath.Base(images), DiskBytes: diskMB << 20,
 			Disk: filepath.Join(images, diskName), Tree: filepath.Join(images, treeName),
 		},
 	}
-	require.NoError(t, buildGuest(repo, f.guest))
 	if !caps.GuestBoots {
 		return f
 	}
-	f.template.Kernel = vmmtest.Build(t).Kernel
+	kernel := vmmtest.Build(t)
+	f.template.Kernel, f.template.KernelELF = kernel.Kernel, kernel.KernelELF
 	root := filepath.Dir(filepath.Dir(f.template.Kernel))
 	for _, m := range modules {
 		found, err := filepath.Glob(filepath.Join(root, "lib", "modules", "*", "kernel", m+".ko"))
@@ -61,6 +59,47 @@ func makeFixtures(t *testing.T, caps runtime.Capabilities) fixtures {
 		f.modules = append(f.modules, found[0])
 	}
 	return f
+}
+
+// repo is the folder of the repository, and cache that of what the suite keeps.
+func repo() string {
+	_, file, _, _ := goruntime.Caller(0)
+	return filepath.Join(filepath.Dir(file), "..", "..", "..", "..")
+}
+
+func cache() string { return filepath.Join(repo(), ".cache", "runtimetest") }
+
+// prepared are images and guest agent, which is built into dir. Where there is no Go, they are what
+// Prepare left.
+func prepared(dir string) (images, guest string, err error) {
+	if _, err := exec.LookPath("go"); err != nil {
+		return filepath.Join(cache(), preparedName), filepath.Join(cache(), preparedName, guestName), nil
+	}
+	guest = filepath.Join(dir, guestName)
+	if images, err = makeImages(cache()); err != nil {
+		return "", "", err
+	}
+	return images, guest, buildGuest(repo(), guest)
+}
+
+// Prepare makes what the suite needs on a machine without Go, beside what vmmtest.Prepare makes: the
+// folder that it returns, which must be at the same path there.
+func Prepare() (string, error) {
+	unready := filepath.Join(cache(), preparedName+".new")
+	if err := errors.Join(os.RemoveAll(unready), os.MkdirAll(unready, 0o755)); err != nil {
+		return "", err
+	}
+	images, _, err := prepared(unready)
+	if err != nil {
+		return "", err
+	}
+	for _, name := range []string{diskName, treeName} {
+		if err := os.Link(filepath.Join(images, name), filepath.Join(unready, name)); err != nil {
+			return "", err
+		}
+	}
+	ready := filepath.Join(cache(), preparedName)
+	return ready, errors.Join(os.RemoveAll(ready), os.Rename(unready, ready))
 }
 
 // buildGuest builds the agent from its source, whatever binary is embedded elsewhere.
@@ -82,6 +121,9 @@ func runCommand(cmd *exec.Cmd) error {
 const (
 	diskName = "disk.ext4"
 	treeName = "tree.erofs"
+	// preparedName is the folder of Prepare, and guestName the agent in it.
+	preparedName = "prepared"
+	guestName    = "roost-guest"
 )
 
 // makeImages makes both forms of the file tree, once per content; the directory appears

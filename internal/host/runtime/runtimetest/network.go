@@ -38,16 +38,19 @@ type slot struct {
 	port        runtime.Port
 }
 
-func newSlot(t testing.TB, takesNamespace bool) *slot {
+func newSlot(t testing.TB, caps runtime.Capabilities, owner int) *slot {
 	t.Helper()
 	s := &slot{router: netns.None(), far: netns.None(), port: runtime.Port{MAC: guestMAC}}
 	t.Cleanup(s.close)
 	make := s.makeTap
-	if takesNamespace {
+	switch {
+	case caps.TakesNamespace:
 		make = s.makeVeth
+	case caps.OpensTap:
+		make = func() error { return errors.Join(s.makeTap(), s.giveTap(owner)) }
 	}
 	err := inThread(func() (err error) {
-		if takesNamespace {
+		if caps.TakesNamespace {
 			if s.far, err = netns.New(); err != nil {
 				return err
 			}
@@ -98,6 +101,18 @@ func (s *slot) makeTap() error {
 		return err
 	}
 	return s.gateway(tapName)
+}
+
+// giveTap lets go of the tap, which stays for its owner to open.
+func (s *slot) giveTap(owner int) error {
+	tap := s.port.Tap
+	if tap == nil {
+		return nil // it was not made
+	}
+	s.port.Tap, s.port.TapName = nil, tapName
+	s.port.Namespace = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), int(s.router))
+	fd := int(tap.Fd())
+	return errors.Join(unix.IoctlSetInt(fd, unix.TUNSETOWNER, owner), unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 1), tap.Close())
 }
 
 func (s *slot) makeVeth() error {
