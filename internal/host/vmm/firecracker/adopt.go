@@ -3,9 +3,11 @@ package firecracker
 import (
 	"context"
 	"errors"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/roosthq/roost/internal/fault"
 	"github.com/roosthq/roost/internal/host/process"
@@ -23,6 +25,9 @@ func (d *Driver) Adopt(ctx context.Context, h vmm.Handle) (vmm.VM, error) {
 	}
 	proc, err := open(h)
 	if fault.Is(err, fault.NotFound) {
+		if inUse(h.UID) { // the handle is wrong, and the VM may live
+			return nil, err
+		}
 		return nil, errors.Join(err, d.clean(ctx, filepath.Dir(h.Console), j))
 	}
 	if err != nil {
@@ -53,6 +58,24 @@ func open(h vmm.Handle) (*process.Process, error) {
 		return nil, fault.New(fault.NotFound, "adopt", "vm", "no process is named")
 	}
 	return process.Open(h.PID, h.StartTime)
+}
+
+// inUse tells whether anything runs under a uid. Where that cannot be told, it may.
+func inUse(uid int) bool {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return true
+	}
+	for _, e := range entries {
+		if _, err := strconv.Atoi(e.Name()); err != nil {
+			continue
+		}
+		info, err := os.Stat(filepath.Join("/proc", e.Name()))
+		if err == nil && int(info.Sys().(*syscall.Stat_t).Uid) == uid {
+			return true
+		}
+	}
+	return false
 }
 
 // checkJail: the handle's paths are where this driver puts them. They are removed when the VM is

@@ -239,6 +239,9 @@ func (c cgroups) remove(ctx context.Context, leaf string) error {
 }
 
 func removeCgroup(ctx context.Context, dir string) error {
+	const most = 5 * time.Second
+	ctx, cancel := context.WithTimeout(ctx, most)
+	defer cancel()
 	for {
 		err := unix.Rmdir(dir)
 		if err == nil || errors.Is(err, unix.ENOENT) {

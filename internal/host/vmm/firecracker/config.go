@@ -132,6 +132,9 @@ func checkMemory(cfg vmm.Config) error {
 	if m.File != nil {
 		return invalid("memory", m.File.Name(), "firecracker takes no memfd")
 	}
+	if m.Shared {
+		return invalid("memory", m.Path+m.Pager, "firecracker's is never shared")
+	}
 	if (m.Path == "") == (m.Pager == "") {
 		return invalid("memory", m.Path+m.Pager, "a restore takes a file or a pager, one of them")
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/roosthq/roost/internal/host/vmm"
 	"github.com/roosthq/roost/internal/host/vmm/firecracker"
+	"github.com/roosthq/roost/internal/host/vmm/firecracker/firecrackertest"
 	"github.com/roosthq/roost/internal/host/vmm/vmmtest"
 )
 
@@ -19,6 +20,7 @@ const cgroupParent = "roost-fctest"
 func options() firecracker.Options { return firecracker.Options{CgroupParent: cgroupParent} }
 
 func TestMain(m *testing.M) {
+	firecrackertest.Play()
 	vmmtest.Main(m, func(ctx context.Context) (vmm.Driver, error) { return firecracker.New(ctx, options()) })
 }
 

@@ -43,6 +43,10 @@ func (vm *VM) switchOnce(ctx context.Context, next vmm.Node) error {
 	if sameDisk(now, next.Path) {
 		return vm.settleDisk(ctx)
 	}
+	// The limit of the files that it may write was set for the one or the other.
+	if at, err := os.Stat(next.Path); err != nil || isBlock(at) != isBlock(now) {
+		return fault.New(fault.FailedPrecondition, "check", next.Path, "not of the kind (device or file) that the vm has")
+	}
 	if err := vm.paused(ctx); err != nil {
 		return err
 	}
@@ -56,9 +60,6 @@ func (vm *VM) switchDisk(ctx context.Context, next vmm.Node) error {
 		return err
 	}
 	if err := vm.jail.putDrive(next, nextNode); err != nil {
-		return errors.Join(err, vm.dropNext())
-	}
-	if err := vm.allow(next.Path); err != nil {
 		return errors.Join(err, vm.dropNext())
 	}
 	if err := failpoint.Hit("firecracker.switch.node"); err != nil {
@@ -101,9 +102,9 @@ func (vm *VM) settleDisk(ctx context.Context) error {
 		if err := os.Rename(vm.jail.path(nextNode), vm.jail.path(diskNode)); err != nil {
 			return fault.Wrap(err, "rename", nextNode)
 		}
-	}
-	if err := failpoint.Hit("firecracker.switch.named"); err != nil {
-		return err
+		if err := failpoint.Hit("firecracker.switch.named"); err != nil {
+			return err
+		}
 	}
 	return errors.Join(vm.dropNext(), vm.knowDisk(ctx))
 }
@@ -231,21 +232,6 @@ func hostNode(info os.FileInfo) os.FileInfo {
 	return info
 }
 
-// allow lets the VMM write a drive that is a file to its end.
-func (vm *VM) allow(path string) error {
-	info, err := os.Stat(path)
-	if err != nil || !info.Mode().IsRegular() {
-		return err
-	}
-	var now unix.Rlimit
-	if err := unix.Prlimit(vm.handle.PID, unix.RLIMIT_FSIZE, nil, &now); err != nil {
-		return fault.Wrap(err, "limit", "process")
-	}
-	most := max(now.Max, uint64(info.Size()))
-	err = unix.Prlimit(vm.handle.PID, unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: most, Max: most}, nil)
-	return fault.Wrap(err, "limit", "process")
-}
-
 // GrowDisk implements vmm.VM: the VMM looks at its disk's size when it opens it.
 func (vm *VM) GrowDisk(ctx context.Context, sizeBytes int64) error {
 	if err := vm.usable("grow disk of"); err != nil {
@@ -267,9 +253,6 @@ func (vm *VM) growDisk(ctx context.Context, sizeBytes int64) error {
 	}
 	if size < sizeBytes {
 		return fault.New(fault.FailedPrecondition, "check", "disk", fmt.Sprintf("it has %d bytes, less than %d", size, sizeBytes))
-	}
-	if err := vm.allow(disk); err != nil {
-		return err
 	}
 	vm.stale = true
 	return vm.knowDisk(ctx)

@@ -116,15 +116,15 @@ func (d *Driver) args(cfg vmm.Config, j jail) []string {
 	return append(args, d.o.Flags...)
 }
 
-// largestFile that the VM may write: its memory, its state, its disk where that is a file.
+// largestFile that the VM may write: its memory and its state. A disk that is a file may grow.
 func largestFile(cfg vmm.Config) int64 {
-	most := max(int64(cfg.MemoryMB)<<20, maxState)
+	const largestDisk = 1 << 46
 	for _, n := range cfg.Drive {
 		if info, err := os.Stat(n.Path); err == nil && info.Mode().IsRegular() {
-			most = max(most, info.Size())
+			return largestDisk
 		}
 	}
-	return most
+	return max(int64(cfg.MemoryMB)<<20, maxState)
 }
 
 func handleOf(cfg vmm.Config, j jail, proc *process.Process) vmm.Handle {
