@@ -78,9 +78,31 @@ func (c *Control) Load(ctx context.Context, name string, table []Target, readOnl
 	return err
 }
 
-// ClearTable drops the inactive table, if there is one.
+// ClearTable drops the inactive table, if there is one; a device that has a live table then serves
+// it, suspended or not.
+//
+// DM_TABLE_CLEAR would leave a device that a later rename and removal free twice: Linux 6.1 panics
+// in dm_ima_measure_on_device_remove (create, load, resume, load, clear, rename, remove). So the
+// live table is loaded once more and takes the inactive one's place; a snapshot hands its store over
+// to itself.
 func (c *Control) ClearTable(name string) error {
-	_, err := c.call(cmdClear, name, request{})
+	info, err := c.Info(name)
+	if err != nil || !info.InactiveTable {
+		return err
+	}
+	if !info.LiveTable {
+		_, err := c.call(cmdClear, name, request{})
+		return err
+	}
+	table, err := c.Table(name)
+	if err != nil {
+		return err
+	}
+	// Not to be cancelled half way: the next Resume must not meet the other table.
+	if err := c.Load(context.Background(), name, table, info.ReadOnly); err != nil {
+		return err
+	}
+	_, err = c.Resume(name)
 	return err
 }
 

@@ -152,6 +152,45 @@ func TestReloadOverItself(t *testing.T) {
 	remove(t, c, info.Name)
 }
 
+// TestClearTable: a seal that was given up leaves the disk as it was, and what comes after it (a
+// rename, the removal) does not meet the kernel's double free.
+func TestClearTable(t *testing.T) {
+	t.Parallel()
+	c := control(t)
+	base := attach(t, file(t, mb, "the base"), true)
+	next := attach(t, file(t, 2*mb, ""), false)
+	table := dm.Snapshot(0, sectors, base, attach(t, file(t, 2*mb, ""), false), true, chunk)
+	for _, suspended := range []bool{true, false} {
+		name, uuid := newName()
+		info, err := c.Make(t.Context(), name, uuid, []dm.Target{table}, false)
+		require.NoError(t, err)
+		write(t, c, info, 4, "disk")
+		if suspended {
+			require.NoError(t, c.Suspend(name, dm.SuspendOptions{SkipLockfs: true}))
+		}
+		require.NoError(t, c.Load(t.Context(), name, []dm.Target{dm.Snapshot(0, sectors, base, next, true, chunk)}, false))
+		require.NoError(t, c.ClearTable(name))
+		require.NoError(t, c.ClearTable(name))
+		info, err = c.Info(name)
+		require.NoError(t, err)
+		require.True(t, info.LiveTable && !info.InactiveTable && !info.Suspended && !info.ReadOnly, "%+v", info)
+		live, err := c.Table(name)
+		require.NoError(t, err)
+		require.Equal(t, []dm.Target{table}, live)
+		require.Equal(t, "the disk", read(t, c, info, 0, 8))
+		write(t, c, info, 0, "one")
+		to, _ := newName()
+		require.NoError(t, c.Rename(name, to))
+		require.False(t, status(t, c, to).Invalid)
+		remove(t, c, to)
+		info, err = c.Make(t.Context(), name, uuid, []dm.Target{table}, false)
+		require.NoError(t, err)
+		require.Equal(t, "one disk", read(t, c, info, 0, 8), "its store is whole")
+		write(t, c, info, 0, "the")
+		remove(t, c, name)
+	}
+}
+
 // TestOverflow: a store that is too small loses the snapshot, says so, and the base is whole.
 func TestOverflow(t *testing.T) {
 	t.Parallel()
