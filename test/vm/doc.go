@@ -35,7 +35,8 @@
 //
 // The exit status is 125, with the console's end, when there is none of the program's: the kernel
 // panicked (an oops is a panic), the VM did not start in four minutes, or the program did not end a
-// minute after its own -test.timeout, and then not by SIGQUIT either. A program that succeeds and leaves
+// minute after its own -test.timeout, and then not by SIGQUIT either; the
+// console then has the stacks of tasks that wait in the kernel. A program that succeeds and leaves
 // a mapping, loop device, mount, network interface or process fails, naming them (-keep-left: does not).
 //
 // QEMU dies with the lane, however that dies, and its files have no names: nothing is left. The

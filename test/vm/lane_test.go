@@ -108,7 +108,7 @@ func TestDeathsAreToldApart(t *testing.T) {
 		"panic":        {test: "TestPanic", want: "panic: boom"},
 		"killed":       {test: "TestKilled", want: "killed by signal 9"},
 		"own limit":    {test: "TestHang", want: "test timed out after 1s", flags: []string{"-timeout=1s"}},
-		"lane's limit": {test: "TestStopped", lane: "-margin 1s", want: "did not end in 2s", flags: []string{"-timeout=1s"}},
+		"lane's limit": {test: "TestStopped", lane: "-margin 1s", want: "sysrq: Show Blocked State", flags: []string{"-timeout=1s"}},
 		"kernel panic": {test: "TestKernelPanic", want: "Kernel panic - not syncing: sysrq triggered crash"},
 		"leftovers":    {test: "TestLeaves", want: "mount of tmpfs on /mnt/left"},
 	} {

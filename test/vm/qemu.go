@@ -79,7 +79,7 @@ func startQEMU(m *machine, s Shape) (*qemu, error) {
 // panic or an oops ends the VM. Only warnings go to the console: each byte costs.
 func cmdline(khz int) string {
 	return fmt.Sprintf("console=ttyS0 loglevel=5 reboot=t panic=-1 oops=panic mitigations=off lpj=%d tsc_early_khz=%d tsc=reliable "+
-		"random.trust_cpu=on edd=off", khz*1000/hz, khz)
+		"random.trust_cpu=on edd=off sysrq_always_enabled", khz*1000/hz, khz)
 }
 
 // arguments are QEMU's, with the files that they name by descriptor.

@@ -21,6 +21,8 @@ const (
 	bootLimit = 4 * time.Minute
 	// quitGrace is how long a program that is told to quit may print its stacks.
 	quitGrace = 20 * time.Second
+	// consoleLines are shown of what the console said: some stacks.
+	consoleLines = 150
 )
 
 // Run boots a VM, runs the program in it and gives its exit status. An error says that there
@@ -117,7 +119,7 @@ func (r *run) await(ctx context.Context) (*guest.Ended, error) {
 		case <-boot:
 			return nil, fmt.Errorf("the VM did not start the program in %s", bootLimit)
 		case <-limit:
-			r.order(guest.Order{Signal: int(syscall.SIGQUIT)})
+			r.order(guest.Order{Signal: int(syscall.SIGQUIT), Blocked: true})
 			quit = time.After(quitGrace)
 		case <-quit:
 			return nil, fmt.Errorf("the program did not end in %s", r.config.Limit)
@@ -171,8 +173,8 @@ func (r *run) order(o guest.Order) {
 // explain adds what the console and QEMU said.
 func (r *run) explain(err error) error {
 	text := r.console.String()
-	if lines := strings.Split(text, "\n"); len(lines) > 60 {
-		text = strings.Join(lines[len(lines)-60:], "\n")
+	if lines := strings.Split(text, "\n"); len(lines) > consoleLines {
+		text = strings.Join(lines[len(lines)-consoleLines:], "\n")
 	}
 	out := fmt.Sprintf("after %.1f s: %v", time.Since(r.began).Seconds(), err)
 	if said := r.q.complaints.String(); said != "" {

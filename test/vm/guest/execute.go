@@ -80,12 +80,18 @@ func reap(pid int) unix.WaitStatus {
 	}
 }
 
-// obey passes signals on.
+// obey does what the lane asks for.
 func obey(control io.Reader, pid int) {
 	lines := bufio.NewScanner(control)
 	for lines.Scan() {
 		var o Order
-		if json.Unmarshal(lines.Bytes(), &o) == nil && o.Signal > 0 {
+		if json.Unmarshal(lines.Bytes(), &o) != nil {
+			continue
+		}
+		if o.Blocked {
+			_ = os.WriteFile("/proc/sysrq-trigger", []byte("w"), 0)
+		}
+		if o.Signal > 0 {
 			_ = unix.Kill(pid, unix.Signal(o.Signal))
 		}
 	}

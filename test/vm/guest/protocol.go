@@ -64,5 +64,7 @@ type Ended struct {
 // Order is a line on ControlPort to the guest.
 type Order struct {
 	// Signal goes to the command.
-	Signal int
+	Signal int `json:",omitempty"`
+	// Blocked lets the kernel tell on its console which tasks wait in it, and where.
+	Blocked bool `json:",omitempty"`
 }
