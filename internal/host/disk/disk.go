@@ -177,6 +177,8 @@ type Mapped struct {
 	Name string
 	// Path is the file that it stands for; "" when that is gone.
 	Path string
+	// Used: another of them stands on it, or this process is about to put one there.
+	Used bool
 }
 
 // Mapper is a driver whose attachments are such things, which outlive the agent.

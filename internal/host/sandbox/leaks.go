@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/roosthq/roost/internal/fault"
+	"github.com/roosthq/roost/internal/host/paths"
 	"github.com/roosthq/roost/internal/host/runtime"
 	"github.com/roosthq/roost/internal/host/uids"
 )
@@ -118,10 +119,45 @@ func (m *Manager) heldLeaks(ctx context.Context, r *leakReport, rt runtime.Holde
 	return err
 }
 
-// isOwned tells whether a sandbox or template in being has a thing on the host, by the uid of the
-// start that made it. One of another installation's uids is not ours to judge.
+// isOwned tells whether a sandbox or template in being has a thing on the host: by the uid of the
+// start that made it, or by the file that it stands for. One of another installation's uids is not
+// ours to judge.
 func (m *Manager) isOwned(h runtime.Held, owners map[int]string) bool {
-	return !m.cfg.UIDs.Contains(h.UID) || owners[h.UID] == h.ID
+	if h.UID != 0 {
+		return !m.cfg.UIDs.Contains(h.UID) || owners[h.UID] == h.ID
+	}
+	return m.isStarting(owners) || h.Path != "" && m.hasFile(h.Path, owners)
+}
+
+// isStarting tells whether something is being started or ended. What a half-made disk stands on is not all its
+// own: nothing is a leak meanwhile.
+func (m *Manager) isStarting(owners map[int]string) bool {
+	for _, id := range owners {
+		s, err := m.lookup(id)
+		if err != nil || !s.journal().State.isSettled() {
+			return true // a template's boot is in no list
+		}
+	}
+	return false
+}
+
+// isSettled tells whether nothing is being done to a sandbox of that state.
+func (s State) isSettled() bool { return s == Paused || s == Running || s == Failed || s == Lost }
+
+// hasFile tells whether a file lies in the directory of a sandbox that has a slot. A disk is in use
+// only while its sandbox has one.
+func (m *Manager) hasFile(path string, owners map[int]string) bool {
+	rel, below, err := paths.Below(path, m.cfg.Data.Sandboxes())
+	if err != nil || !below {
+		return false
+	}
+	of, _, _ := strings.Cut(rel, string(filepath.Separator))
+	for _, id := range owners {
+		if id == of {
+			return true
+		}
+	}
+	return false
 }
 
 // owners are the sandboxes, or templates, of the uids in use.
@@ -292,8 +328,7 @@ func (m *Manager) sandboxLeaks(ctx context.Context, r *leakReport) error {
 
 func (m *Manager) insideLeaks(s *Sandbox, r *leakReport) error {
 	j := s.journal()
-	settled := j.State == Paused || j.State == Running || j.State == Failed || j.State == Lost
-	if here := s.gone() == nil; !here || !settled || j.Pending != 0 {
+	if here := s.gone() == nil; !here || !j.State.isSettled() || j.Pending != 0 {
 		return nil
 	}
 	stages, err := filepath.Glob(filepath.Join(s.dir.Captures(), ".tmp-*"))

@@ -331,3 +331,53 @@ func TestALeakThatStays(t *testing.T) {
 	require.Equal(t, []Leak{{Kind: "disk", Name: "x", Error: "it is held"}}, r.leaks)
 	h.noLeaks()
 }
+
+// A device is a leak unless it stands for a file of a sandbox that runs; while anything is being
+// started none is.
+func TestLeaksOfDevices(t *testing.T) {
+	t.Parallel()
+	h := &host{Host: sandboxtest.New(t), t: t}
+	g := &grouped{Runtime: h.Runtime}
+	h.runtimes = []runtime.Runtime{g}
+	h.start()
+	t.Cleanup(func() { h.m.Stop() })
+	running, paused, starting := id("a"), id("b"), id("c")
+	device := func(name, path string) runtime.Held {
+		return runtime.Held{Kind: "device-mapper device", Name: name, Path: path}
+	}
+	inDisk := func(name string) string {
+		path := filepath.Join(h.Data.Sandbox(name).Disk(), "own.cow")
+		require.NoError(t, os.WriteFile(path, nil, 0o600))
+		return path
+	}
+	h.create(running)
+	h.create(paused)
+	h.pause(paused)
+	mine := device("running", inDisk(running))
+	g.groups = []runtime.Held{
+		mine, device("paused", inDisk(paused)), device("nameless", ""), device("gone", filepath.Join(t.TempDir(), "gone")),
+		device("elsewhere", os.Args[0]),
+	}
+
+	in, at, end := arrival()
+	h.Runtime.On("restore", in)
+	errs := make(chan error, 1)
+	go func() {
+		_, err := h.m.Create(t.Context(), Operation{}, request(starting), nil)
+		errs <- err
+	}()
+	wait(t, at)
+	names, _ := h.leaks(true)
+	require.NotContains(t, strings.Join(names, "\n"), "device-mapper", "while one starts")
+	close(end)
+	require.NoError(t, wait(t, errs))
+
+	names, _ = h.leaks(false)
+	for _, name := range []string{"paused", "nameless", "gone", "elsewhere"} {
+		require.Contains(t, names, "device-mapper device "+name)
+	}
+	require.NotContains(t, names, "device-mapper device running")
+	h.leaks(true)
+	require.Equal(t, []runtime.Held{mine}, g.groups)
+	h.noLeaks()
+}

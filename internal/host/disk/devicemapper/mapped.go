@@ -31,7 +31,7 @@ func (d *Driver) Mapped(ctx context.Context) ([]disk.Mapped, error) {
 	}
 	var list []disk.Mapped
 	for _, v := range all {
-		m := disk.Mapped{Kind: kindDevice, Name: v.Name}
+		m := disk.Mapped{Kind: kindDevice, Name: v.Name, Used: len(holders(v)) > 0}
 		l, err := d.loopOf(v)
 		if err != nil {
 			return nil, err
@@ -46,7 +46,7 @@ func (d *Driver) Mapped(ctx context.Context) ([]disk.Mapped, error) {
 		return nil, err
 	}
 	for _, l := range loops {
-		m := disk.Mapped{Kind: kindLoop, Name: l.Name}
+		m := disk.Mapped{Kind: kindLoop, Name: l.Name, Used: l.Users > 0 || len(l.Holders) > 0}
 		if !l.Deleted {
 			m.Path = l.Path
 		}

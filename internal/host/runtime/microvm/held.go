@@ -38,9 +38,11 @@ func (r *Runtime) devices(ctx context.Context) ([]runtime.Held, error) {
 		return nil, nil
 	}
 	found, err := m.Mapped(ctx)
-	out := make([]runtime.Held, len(found))
-	for i, d := range found {
-		out[i] = runtime.Held{Kind: d.Kind, Name: d.Name, Path: d.Path}
+	var out []runtime.Held
+	for _, d := range found {
+		if !d.Used { // what stands on it is a disk's, which is told, and takes it along
+			out = append(out, runtime.Held{Kind: d.Kind, Name: d.Name, Path: d.Path})
+		}
 	}
 	return out, err
 }
@@ -50,8 +52,14 @@ func (r *Runtime) GiveBack(ctx context.Context, h runtime.Held) error {
 	if g, ok := r.vmm.(vmm.Grouper); ok && h.Kind == cgroup {
 		return g.RemoveGroup(ctx, h.Name)
 	}
-	if m, ok := r.disk.(disk.Mapper); ok && h.Kind != cgroup {
-		return m.Unmap(ctx, disk.Mapped{Kind: h.Kind, Name: h.Name, Path: h.Path})
+	m, ok := r.disk.(disk.Mapper)
+	if !ok || h.Kind == cgroup {
+		return nil // none of ours can be there
 	}
-	return nil // none of ours can be there
+	if h.Path != "" { // of a disk all goes at once
+		if err := r.disk.Detach(ctx, disk.Live{Path: h.Path}); err != nil {
+			return err
+		}
+	}
+	return m.Unmap(ctx, disk.Mapped{Kind: h.Kind, Name: h.Name, Path: h.Path})
 }
