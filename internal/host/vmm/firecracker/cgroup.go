@@ -316,3 +316,24 @@ func (d *Driver) RemoveGroup(ctx context.Context, name string) error {
 	}
 	return d.cgroups.remove(ctx, name)
 }
+
+// RemoveCgroups removes the cgroup that VMs' were made in, for a host that roost leaves, and what is
+// left of VMs that died with their agent. One that something runs in stays, and is an error.
+func RemoveCgroups(parent string) error {
+	raw, err := os.ReadFile("/proc/mounts")
+	if err != nil {
+		return fault.Wrap(err, "remove", "cgroups")
+	}
+	c := cgroups{parent: parent}
+	_, c.mounts = parseMounts(string(raw), v2Has)
+	dirs, err := c.dirs("fc-*")
+	for _, mount := range c.mounts {
+		dirs = append(dirs, filepath.Join(mount, parent))
+	}
+	for _, dir := range dirs {
+		if rerr := unix.Rmdir(dir); rerr != nil && !errors.Is(rerr, unix.ENOENT) {
+			err = errors.Join(err, fault.Wrap(rerr, "remove", "cgroup "+dir))
+		}
+	}
+	return err
+}

@@ -141,10 +141,14 @@ const userfaultfd = "dev/userfaultfd"
 // putUserfaultfd lets the VMM make a userfaultfd, for which it has no privilege otherwise.
 func (j jail) putUserfaultfd() error {
 	var st unix.Stat_t
-	if unix.Stat("/"+userfaultfd, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFCHR {
+	err := unix.Stat("/"+userfaultfd, &st)
+	if errors.Is(err, unix.ENOENT) {
 		return nil // then the kernel's settings decide
 	}
-	err := unix.Mknod(j.path(userfaultfd), unix.S_IFCHR|0o600, int(st.Rdev))
+	if err != nil || st.Mode&unix.S_IFMT != unix.S_IFCHR {
+		return fault.New(fault.FailedPrecondition, "use", "/"+userfaultfd, "not a device")
+	}
+	err = unix.Mknod(j.path(userfaultfd), unix.S_IFCHR|0o600, int(st.Rdev))
 	if errors.Is(err, unix.EEXIST) {
 		return nil
 	}

@@ -120,7 +120,7 @@ func TestRestoreFromAPager(t *testing.T) {
 	state, _ := template(t, d, "write 7 template")
 	dir := t.TempDir()
 	path := filepath.Join(dir, "pager.sock")
-	l, err := net.Listen("unix", path) //nolint:noctx // the test's own
+	l, err := net.Listen("unix", path)
 	require.NoError(t, err)
 	defer l.Close()
 	require.NoError(t, os.Chmod(path, 0o666))

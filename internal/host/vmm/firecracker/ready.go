@@ -39,7 +39,9 @@ func awaitFile(ctx context.Context, dir, name string, gone <-chan struct{}) erro
 		err = ctx.Err()
 	}
 	_ = events.Close()
-	<-seen
+	if readErr := <-seen; readErr == nil { // just in time
+		return nil
+	}
 	return fault.Wrap(err, "wait for", name)
 }
 

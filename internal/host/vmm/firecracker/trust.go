@@ -36,7 +36,7 @@ func trusted(path string) error {
 			return invalid("file", path, err.Error())
 		}
 		if open := info.Mode().Perm()&writableByOthers != 0 && info.Mode()&os.ModeSticky == 0; open || !ours(info) {
-			return invalid("file", path, "others than root can write to "+dir).(*fault.Error).
+			return fault.New(fault.Invalid, "file", path, "others than root can write to "+dir).
 				WithHint("chown root " + dir + " && chmod go-w " + dir)
 		}
 		if dir == filepath.Dir(dir) {

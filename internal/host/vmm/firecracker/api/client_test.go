@@ -70,7 +70,7 @@ func kindOf(t reflect.Type) string {
 func serve(t *testing.T, h http.HandlerFunc) *api.Client {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "s")
-	l, err := net.Listen("unix", path) //nolint:noctx // the test's own
+	l, err := net.Listen("unix", path)
 	require.NoError(t, err)
 	s := &http.Server{Handler: h} //nolint:gosec // its client is the test
 	go func() { _ = s.Serve(l) }()

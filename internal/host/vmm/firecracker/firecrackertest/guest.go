@@ -21,7 +21,7 @@ const guestSocket = "guest.sock"
 
 // listenToTests takes commands for the guest.
 func (m *machine) listenToTests() error {
-	l, err := net.Listen("unix", "/"+guestSocket) //nolint:noctx // as long as the process
+	l, err := net.Listen("unix", "/"+guestSocket)
 	if err != nil {
 		return err
 	}
@@ -98,7 +98,7 @@ func Reach(t testing.TB, h vmm.Handle) *Guest {
 	dir, err := os.Open(filepath.Dir(h.Socket))
 	require.NoError(t, err)
 	defer dir.Close()
-	conn, err := net.Dial("unix", fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), guestSocket)) //nolint:noctx // it listens
+	conn, err := net.Dial("unix", fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), guestSocket))
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = conn.Close() })
 	return &Guest{conn, bufio.NewReader(conn)}

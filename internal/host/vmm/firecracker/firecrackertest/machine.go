@@ -111,7 +111,7 @@ func (m *machine) act(b body) error {
 		return errors.New("the stand-in only starts")
 	}
 	if !m.kernel {
-		return errors.New("Cannot start microvm without kernel configuration.") //nolint:staticcheck,revive // the real one's words
+		return errors.New("Cannot start microvm without kernel configuration.") //nolint:staticcheck // the real one's words
 	}
 	memory, err := unix.Mmap(-1, 0, m.config.MemoryMB<<20, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
 	if err != nil {
@@ -173,7 +173,7 @@ func (m *machine) saveMemory(f *os.File, diff bool) error {
 			continue
 		}
 		if failing == "write" {
-			return errors.New("Cannot write memory file: No space left on device (os error 28)") //nolint:staticcheck,revive // the real one's words
+			return errors.New("Cannot write memory file: No space left on device (os error 28)") //nolint:staticcheck // the real one's words
 		}
 		if _, err := f.WriteAt(m.memory[page*pageSize:(page+1)*pageSize], int64(page*pageSize)); err != nil {
 			return err
@@ -183,20 +183,20 @@ func (m *machine) saveMemory(f *os.File, diff bool) error {
 	if failing == "sync" {
 		// The pages did not get there.
 		_ = errors.Join(f.Truncate(0), f.Truncate(int64(len(m.memory))))
-		return errors.New("Cannot perform sync_all on the memory backing file: Input/output error (os error 5)") //nolint:staticcheck,revive // the real one's words
+		return errors.New("Cannot perform sync_all on the memory backing file: Input/output error (os error 5)") //nolint:staticcheck // the real one's words
 	}
 	return nil
 }
 
 func (m *machine) load(b body) error {
 	if m.booting {
-		return errors.New("Loading a microVM snapshot not allowed after configuring boot-specific resources.") //nolint:staticcheck,revive // the real one's words
+		return errors.New("Loading a microVM snapshot not allowed after configuring boot-specific resources.") //nolint:staticcheck // the real one's words
 	}
 	if (b.Backend == nil) == (b.Memory == "") {
 		return errors.New("either mem_backend or mem_file_path must be given, not both")
 	}
 	if err := m.restore(b); err != nil {
-		return fatal{fmt.Errorf("Load snapshot error: %w", err)} //nolint:staticcheck,revive // the real one's words
+		return fatal{fmt.Errorf("Load snapshot error: %w", err)} //nolint:staticcheck // the real one's words
 	}
 	return nil
 }
@@ -234,7 +234,7 @@ func (m *machine) restore(b body) error {
 func (m *machine) mapMemory(b body) (err error) {
 	bytes := m.config.MemoryMB << 20
 	if b.Backend.Type == "Uffd" {
-		conn, err := net.Dial("unix", b.Backend.Path) //nolint:noctx // it is there or it is not
+		conn, err := net.Dial("unix", b.Backend.Path)
 		if err != nil {
 			return err
 		}

@@ -116,7 +116,7 @@ type fatal struct{ error }
 func (m *machine) handle(method, path string, body []byte) (any, error) {
 	e, id, found := API().Find(method, path)
 	if !found {
-		return nil, fmt.Errorf("Invalid request method and/or path: %s %s.", method, path) //nolint:staticcheck,revive // the real one's words
+		return nil, fmt.Errorf("Invalid request method and/or path: %s %s.", method, path) //nolint:staticcheck // the real one's words
 	}
 	if e.Body != "" {
 		if err := m.check(e, id, body); err != nil {
@@ -125,9 +125,9 @@ func (m *machine) handle(method, path string, body []byte) (any, error) {
 	}
 	switch {
 	case e.When == "before" && m.state != notStarted:
-		return nil, errors.New("The requested operation is not supported after starting the microVM.") //nolint:staticcheck,revive // the real one's words
+		return nil, errors.New("The requested operation is not supported after starting the microVM.") //nolint:staticcheck // the real one's words
 	case e.When == "after" && m.state == notStarted:
-		return nil, errors.New("The requested operation is not supported before starting the microVM.") //nolint:staticcheck,revive // the real one's words
+		return nil, errors.New("The requested operation is not supported before starting the microVM.") //nolint:staticcheck // the real one's words
 	}
 	switch e.Answer {
 	case "Instance":
@@ -141,10 +141,10 @@ func (m *machine) handle(method, path string, body []byte) (any, error) {
 // check holds the body to its type, and the id in it to the path.
 func (m *machine) check(e Endpoint, id string, body []byte) error {
 	if len(body) == 0 {
-		return fmt.Errorf("Empty %s request.", e.Method) //nolint:staticcheck,revive // the real one's words
+		return fmt.Errorf("Empty %s request.", e.Method) //nolint:staticcheck // the real one's words
 	}
 	if err := API().Check(e.Body, body); err != nil {
-		return fmt.Errorf("An error occurred when deserializing the json body of a request: %w.", err) //nolint:staticcheck,revive // the real one's words
+		return fmt.Errorf("An error occurred when deserializing the json body of a request: %w.", err) //nolint:staticcheck // the real one's words
 	}
 	if e.ID == "" {
 		return nil
@@ -154,7 +154,7 @@ func (m *machine) check(e Endpoint, id string, body []byte) error {
 		return err
 	}
 	if object[e.ID] != id {
-		return errors.New("The id from the path does not match the id from the body!") //nolint:staticcheck,revive // the real one's words
+		return errors.New("The id from the path does not match the id from the body!") //nolint:staticcheck // the real one's words
 	}
 	return nil
 }
