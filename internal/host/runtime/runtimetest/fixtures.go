@@ -72,8 +72,9 @@ func cache() string { return filepath.Join(repo(), ".cache", "runtimetest") }
 // prepared are images and guest agent, which is built into dir. Where there is no Go, they are what
 // Prepare left.
 func prepared(dir string) (images, guest string, err error) {
-	if _, err := exec.LookPath("go"); err != nil {
-		return filepath.Join(cache(), preparedName), filepath.Join(cache(), preparedName, guestName), nil
+	if _, noGo := exec.LookPath("go"); noGo != nil {
+		there := filepath.Join(cache(), preparedName)
+		return there, filepath.Join(there, guestName), nil
 	}
 	guest = filepath.Join(dir, guestName)
 	if images, err = makeImages(cache()); err != nil {

@@ -118,7 +118,6 @@ func (s *suite) testDirty(t *testing.T) {
 type savedVM struct {
 	state  *os.File
 	memory string
-	drive  []vmm.Node
 	dirty  []extent
 }
 
