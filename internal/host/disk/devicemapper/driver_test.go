@@ -167,10 +167,9 @@ func TestStaleDeviceIsCleared(t *testing.T) {
 	devices, loops := kinds(mapped(t, d))
 	require.Equal(t, []int{2, 2}, []int{devices, loops})
 
-	grown := live
 	require.NoError(t, vm.Close())
 	require.NoError(t, d.Detach(t.Context(), live))
-	grown, err = d.Grow(t.Context(), live, 32*mb)
+	grown, err := d.Grow(t.Context(), live, 32*mb)
 	require.NoError(t, err)
 	_, err = d.Attach(t.Context(), live) // of the size that its record was lost with
 	require.NoError(t, err)
