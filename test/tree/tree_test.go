@@ -80,6 +80,7 @@ func (f *forest) start() {
 	f.m = sandbox.New(sandbox.Config{
 		Data: f.Data, Runtimes: f.All(), Network: f.Network, Images: f.Images, UIDs: f.UIDs,
 		GuestPath: os.Args[0], GuestDigest: "guest", Logger: f.Log,
+		SpaceOf: func(string) (sandbox.Space, error) { return sandbox.Space{Total: 1 << 30, Free: 1 << 30}, nil },
 	})
 	require.NoError(f.t, f.m.Start(f.t.Context()))
 }

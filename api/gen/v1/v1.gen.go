@@ -41,6 +41,27 @@ func (e CheckStatus) Valid() bool {
 	}
 }
 
+// Defines values for DiskState.
+const (
+	DiskFilling DiskState = "filling"
+	DiskFull    DiskState = "full"
+	DiskOk      DiskState = "ok"
+)
+
+// Valid indicates whether the value is a known member of the DiskState enum.
+func (e DiskState) Valid() bool {
+	switch e {
+	case DiskFilling:
+		return true
+	case DiskFull:
+		return true
+	case DiskOk:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for EntryType.
 const (
 	Directory EntryType = "directory"
@@ -191,6 +212,33 @@ type CreateTemplate struct {
 	Name string `json:"name"`
 }
 
+// Disk How full the file system is that sandboxes lie on, and what follows.
+type Disk struct {
+	// FreeBytes What sandboxes can write.
+	FreeBytes int64 `json:"free_bytes"`
+
+	// Frozen Ids of the sandboxes that stand still.
+	Frozen      []string `json:"frozen"`
+	FullPercent float64  `json:"full_percent"`
+	Path        string   `json:"path"`
+
+	// ReserveBytes What is kept free for pauses now.
+	ReserveBytes       int64   `json:"reserve_bytes"`
+	ReserveWantedBytes int64   `json:"reserve_wanted_bytes"`
+	ResumePercent      float64 `json:"resume_percent"`
+
+	// State `filling` from `warn_percent` on. `full` from `full_percent` until it is below `resume_percent`: creates, forks, snapshots and templates are refused (507), and the sandboxes that write fastest stand still, each with the reason.
+	State      DiskState `json:"state"`
+	TotalBytes int64     `json:"total_bytes"`
+
+	// UsedPercent What is missing of the reserve counts as used.
+	UsedPercent float64 `json:"used_percent"`
+	WarnPercent float64 `json:"warn_percent"`
+}
+
+// DiskState `filling` from `warn_percent` on. `full` from `full_percent` until it is below `resume_percent`: creates, forks, snapshots and templates are refused (507), and the sandboxes that write fastest stand still, each with the reason.
+type DiskState string
+
 // Entry defines model for Entry.
 type Entry struct {
 	Group *string `json:"group,omitempty"`
@@ -304,11 +352,14 @@ type Health struct {
 
 // Host defines model for Host.
 type Host struct {
-	Checks        []Check `json:"checks"`
-	CpuCores      *int    `json:"cpu_cores,omitempty"`
-	DiskBytes     *int64  `json:"disk_bytes,omitempty"`
-	DiskFreeBytes *int64  `json:"disk_free_bytes,omitempty"`
-	Hostname      string  `json:"hostname"`
+	Checks   []Check `json:"checks"`
+	CpuCores *int    `json:"cpu_cores,omitempty"`
+
+	// Disk How full the file system is that sandboxes lie on, and what follows.
+	Disk          *Disk  `json:"disk,omitempty"`
+	DiskBytes     *int64 `json:"disk_bytes,omitempty"`
+	DiskFreeBytes *int64 `json:"disk_free_bytes,omitempty"`
+	Hostname      string `json:"hostname"`
 
 	// Isolation hardware: a microVM under KVM. sentry: gVisor. emulated: QEMU TCG, no guarantee; for development.
 	Isolation   Isolation `json:"isolation"`

@@ -149,6 +149,9 @@ func hostOf(h *hostv1.GetHostResponse) v1.Host {
 		Isolation: h.GetIsolation(), CpuCores: &cores, MemoryBytes: &mem, DiskBytes: &disk,
 		DiskFreeBytes: &free, Runtimes: make([]v1.Runtime, len(h.GetRuntimes())),
 		Checks: make([]v1.Check, len(h.GetChecks()))}
+	if d := h.GetDisk(); d != nil {
+		out.Disk = diskOf(d)
+	}
 	for i, r := range h.GetRuntimes() {
 		out.Runtimes[i] = v1.Runtime{Name: r.GetName(), Isolation: r.GetIsolation(), Available: r.GetAvailable(),
 			Reason: r.GetReason(), Hint: optional(r.GetHint())}
@@ -158,4 +161,14 @@ func hostOf(h *hostv1.GetHostResponse) v1.Host {
 			Detail: c.GetDetail(), Hint: optional(c.GetHint())}
 	}
 	return out
+}
+
+func diskOf(d *hostv1.Disk) *v1.Disk {
+	return &v1.Disk{
+		Path: d.GetPath(), TotalBytes: int64(d.GetTotalBytes()), FreeBytes: int64(d.GetFreeBytes()), //nolint:gosec // sizes of a disk
+		UsedPercent: d.GetUsedPercent(), State: v1.DiskState(d.GetState()),
+		WarnPercent: d.GetWarnPercent(), FullPercent: d.GetFullPercent(), ResumePercent: d.GetResumePercent(),
+		ReserveBytes: int64(d.GetReserveBytes()), ReserveWantedBytes: int64(d.GetReserveWantedBytes()), //nolint:gosec // as above
+		Frozen: append([]string{}, d.GetFrozen()...),
+	}
 }

@@ -61,7 +61,7 @@ func NewService(ctx context.Context, c Config) (*Service, error) {
 	return &Service{Config: c, frozen: true}, nil
 }
 
-// Freeze stops user processes and syncs the root file system.
+// Freeze stops user processes and, unless told not to, syncs the root file system.
 func (s *Service) Freeze(ctx context.Context, req *connect.Request[pb.FreezeRequest]) (*connect.Response[pb.FreezeResponse], error) {
 	if err := s.authorize(req.Header()); err != nil {
 		return nil, err
@@ -70,7 +70,7 @@ func (s *Service) Freeze(ctx context.Context, req *connect.Request[pb.FreezeRequ
 	defer s.mu.Unlock()
 	was := s.frozen
 	err := s.freeze(ctx)
-	if err == nil {
+	if err == nil && !req.Msg.GetSkipSync() {
 		err = s.sync(ctx, time.Duration(req.Msg.GetSyncTimeoutMs())*time.Millisecond)
 	}
 	if err != nil {
@@ -130,13 +130,20 @@ func (s *Service) Thaw(_ context.Context, req *connect.Request[pb.ThawRequest]) 
 		return nil, fault.New(fault.FailedPrecondition, "thaw", "sandbox", "this generation was not restored").
 			WithHint("Send Restore first.")
 	}
+	answer := &pb.ThawResponse{}
+	if ns := req.Msg.GetWallClockNs(); ns != 0 {
+		if err := s.setClock(time.Unix(0, ns)); err != nil {
+			return nil, err
+		}
+		answer.ClockNs = time.Now().UnixNano()
+	}
 	if err := s.Tree.Thaw(); err != nil {
 		return nil, err
 	}
 	s.frozen, s.waiting = false, false
 	s.Identity.Thawed()
 	s.Activity.Touch()
-	return connect.NewResponse(&pb.ThawResponse{}), nil
+	return connect.NewResponse(answer), nil
 }
 
 // Grow makes the root file system fill its device.

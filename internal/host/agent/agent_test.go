@@ -49,6 +49,7 @@ func serve(t *testing.T) *agent {
 	a.sandboxes = sandbox.New(sandbox.Config{
 		Data: a.Data, Runtimes: a.All(), Network: a.Network, Images: a.Images, UIDs: a.UIDs,
 		GuestPath: os.Args[0], GuestDigest: "guest", Logger: a.Log,
+		SpaceOf: func(string) (sandbox.Space, error) { return sandbox.Space{Total: 1 << 30, Free: 1 << 30}, nil },
 	})
 	a.server = NewServer(Config{
 		Socket: a.Data.AgentSocket(), Sandboxes: a.sandboxes, Images: a.Images, Logger: a.Log,
@@ -260,7 +261,10 @@ func TestGetHost(t *testing.T) {
 	require.Equal(t, []string{"best", "hardware", "no", "yes"},
 		[]string{runtimes[0].GetName(), runtimes[0].GetIsolation(), runtimes[0].GetReason(), runtimes[0].GetHint()})
 	require.True(t, runtimes[1].GetAvailable())
-	require.Len(t, resp.Msg.GetChecks(), 1)
+	require.Len(t, resp.Msg.GetChecks(), 2)
+	require.Equal(t, "ok", resp.Msg.GetDisk().GetState())
+	require.EqualValues(t, 1<<30, resp.Msg.GetDisk().GetFreeBytes())
+	require.EqualValues(t, 95, resp.Msg.GetDisk().GetFullPercent())
 	require.Equal(t, "warn", resp.Msg.GetChecks()[0].GetStatus())
 }
 

@@ -117,5 +117,11 @@ func (s *service) GetHost(ctx context.Context, _ *connect.Request[hostv1.GetHost
 	if err != nil {
 		return nil, fault.ToConnect(err)
 	}
+	disk, err := s.sandboxes.Disk()
+	if err != nil {
+		return nil, fault.ToConnect(err)
+	}
+	info.Disk = toDisk(disk)
+	info.Checks = append(info.Checks, checkDisk(disk))
 	return connect.NewResponse(info), nil
 }

@@ -124,6 +124,35 @@ func (c *Client) Freeze(ctx context.Context, syncTimeout time.Duration) error {
 	return fault.Wrap(fault.FromConnect(err), "freeze", "user processes")
 }
 
+// Hold stops user processes and nothing else, within a time: what is not on the disk yet stays in
+// the guest's memory.
+func (c *Client) Hold(ctx context.Context, within time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	// A guest of an earlier version syncs, and gives up, with its processes running, in time.
+	req := &guestv1.FreezeRequest{SkipSync: true, SyncTimeoutMs: uint32(max(within/2, time.Millisecond).Milliseconds())} //nolint:gosec // seconds
+	_, err := c.control.Freeze(ctx, connect.NewRequest(req))
+	return fault.Wrap(fault.FromConnect(err), "hold", "user processes")
+}
+
+// ThawAt is Thaw for a machine that stood still for long: its clock is made the host's first. Where
+// the request was on its way for so long that the clock is behind, it is sent again. A guest of an
+// earlier version leaves the clock.
+func (c *Client) ThawAt(ctx context.Context, generation uint64) error {
+	for {
+		sent := time.Now()
+		req := &guestv1.ThawRequest{Generation: generation, WallClockNs: sent.UnixNano()}
+		resp, err := c.control.Thaw(ctx, connect.NewRequest(req))
+		if err != nil {
+			return fault.Wrap(fault.FromConnect(err), "thaw", "user processes")
+		}
+		set := resp.Msg.GetClockNs()
+		if set == 0 || time.Since(time.Unix(0, set)) <= MaxClockSkew {
+			return nil
+		}
+	}
+}
+
 // Thaw lets user processes of the generation run.
 func (c *Client) Thaw(ctx context.Context, generation uint64) error {
 	_, err := c.control.Thaw(ctx, connect.NewRequest(&guestv1.ThawRequest{Generation: generation}))

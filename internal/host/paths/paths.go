@@ -64,6 +64,9 @@ func (d Data) Sandboxes() string    { return d.join("sandboxes") }
 // Trash lies beside the sandboxes, so that moving one there is a rename on any layout of disks.
 func (d Data) Trash() string { return d.join("sandboxes", ".trash") }
 
+// Reserve is a file that keeps space for pauses on the sandboxes' file system.
+func (d Data) Reserve() string { return d.join("sandboxes", ".reserve") }
+
 // Snapshots lies beside the sandboxes too: a snapshot shares files with them by hard links.
 func (d Data) Snapshots() string { return d.join("sandboxes", ".snapshots") }
 

@@ -63,6 +63,9 @@ func (m *Manager) compactHeld(ctx context.Context, s *Sandbox) {
 		return
 	}
 	m.dropUnused(s) // what a pause that was cut short after its commit did not come to
+	if d, err := m.look(); err != nil || d.State == FillFull {
+		return // what is merged is written anew first
+	}
 	c, man, err := readCapture(s.dir.Capture(j.Capture))
 	if err == nil {
 		_, err = m.compact(ctx, s, c, man)

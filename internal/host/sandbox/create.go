@@ -66,6 +66,11 @@ func (m *Manager) Create(ctx context.Context, op Operation, req CreateRequest, r
 // carryOut makes a planned sandbox, or answers as before when the operation did it already.
 func (m *Manager) carryOut(ctx context.Context, op Operation, p plan, report Report) (View, error) {
 	for {
+		if _, err := m.lookup(p.req.ID); err != nil { // one that is there takes no space
+			if err := m.room("create", "sandbox "+p.req.ID); err != nil {
+				return View{}, err
+			}
+		}
 		s, fresh := m.claimID(p)
 		if fresh {
 			return m.createFresh(ctx, s, op, p, report)

@@ -54,6 +54,9 @@ func (s *Sandbox) reachable(op string) error {
 	if err := errors.Join(s.gone(), need(s.j.ID, state, Running, op)); err != nil {
 		return err
 	}
+	if err := heldBack(s.j, fault.FailedPrecondition, op); err != nil {
+		return err
+	}
 	if s.guest == nil {
 		return fault.New(fault.Unavailable, op, "sandbox "+s.j.ID, "the host agent does not hold it").
 			WithHint("try again in a moment")

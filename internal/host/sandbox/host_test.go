@@ -16,6 +16,9 @@ import (
 	"github.com/roosthq/roost/internal/host/sandbox/sandboxtest"
 )
 
+// spaceMB is the size of the disk that a host under test believes to have.
+const spaceMB = 1000
+
 // host is a manager over a host under test.
 type host struct {
 	*sandboxtest.Host
@@ -23,6 +26,8 @@ type host struct {
 	m *Manager
 	// later is how far the manager's clock is ahead.
 	later atomic.Int64
+	// taken is how many MiB of spaceMB are taken on its disk.
+	taken atomic.Int64
 	// runtimes are those that the next agent has, and absent says why not others; nil is all.
 	runtimes []runtime.Runtime
 	absent   map[string]error
@@ -57,7 +62,11 @@ func (h *host) start() {
 	h.m = New(Config{
 		Data: h.Data, Runtimes: runtimes, Absent: h.absent, Network: h.Network, Images: h.Images, UIDs: h.UIDs,
 		GuestPath: os.Args[0], GuestDigest: "guest", Logger: h.Log,
-		Clock: func() time.Time { return time.Now().Add(time.Duration(h.later.Load())) },
+		Clock:      func() time.Time { return time.Now().Add(time.Duration(h.later.Load())) },
+		DiskLimits: DiskLimits{Warn: 80, Full: 95, Resume: 90, Least: 1 << 20, Most: 1 << 20},
+		SpaceOf: func(string) (Space, error) {
+			return Space{Total: spaceMB << 20, Free: (spaceMB - h.taken.Load()) << 20}, nil
+		},
 	})
 	require.NoError(h.t, h.m.Start(h.t.Context()))
 }

@@ -44,7 +44,8 @@ func (m *Manager) idleNow(s *Sandbox, limit time.Duration) bool {
 
 // pauseIfIdle asks the guest, which also sees output that nobody is reading.
 func (m *Manager) pauseIfIdle(ctx context.Context, s *Sandbox, limit time.Duration) error {
-	if _, _, guest := s.parts(); guest != nil {
+	// One that is held has not answered since, and does nothing.
+	if _, _, guest := s.parts(); guest != nil && s.journal().Held == nil {
 		quiet, err := guest.IdleFor(ctx)
 		if err != nil {
 			return m.notAnswered(ctx, s, err)

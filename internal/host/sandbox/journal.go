@@ -66,6 +66,9 @@ type journal struct {
 	// be newer, so none is removed before there is another.
 	Mended bool `json:"mended,omitempty"`
 
+	// Held: it stands still, since it wrote while the host's disk was full.
+	Held *held `json:"held,omitempty"`
+
 	// Unthawed is when it was first tried to thaw a sandbox whose guest does not answer. It is not
 	// written down: an agent's own tries count.
 	Unthawed time.Time `json:"-"`

@@ -66,6 +66,9 @@ func (m *Manager) createTemplate(ctx context.Context, op Operation, req Template
 	if t, snap, done, err := m.madeBefore(op, req); done || err != nil {
 		return t, snap, err
 	}
+	if err := m.room("", ""); err != nil {
+		return image.Template{}, nil, err
+	}
 	keeps := false
 	if req.Keep != "" { // an earlier snapshot of that id is not this call's to take back
 		_, err := m.Snapshot(req.Keep)

@@ -30,7 +30,7 @@ const (
 	DefaultIdleTimeout = 300 * time.Second
 )
 
-// Config of a Manager; all fields but Absent and Clock are required.
+// Config of a Manager; all fields but Absent, DiskLimits, SpaceOf and Clock are required.
 type Config struct {
 	Data paths.Data
 	// Runtimes of this host, best first. Absent says of others why they do not work here.
@@ -42,6 +42,9 @@ type Config struct {
 	// GuestPath is roost-guest as a file, GuestDigest its SHA-256.
 	GuestPath, GuestDigest string
 	Logger                 *slog.Logger
+	// DiskLimits are DefaultDiskLimits when they are zero, and SpaceOf is package function SpaceOf when nil.
+	DiskLimits DiskLimits
+	SpaceOf    func(path string) (Space, error)
 	// Clock is time.Now unless a test says otherwise.
 	Clock func() time.Time
 }
@@ -63,6 +66,7 @@ type Manager struct {
 	discarding sync.Map
 	// unreleased are slots that could not be given back yet.
 	unreleased []*network.Slot
+	gauge      gauge
 
 	// starting is held for reading from before a slot is taken until it is written down, and
 	// for writing while processes are ended that nobody wants: theirs may not become a
@@ -78,6 +82,12 @@ type Manager struct {
 func New(cfg Config) *Manager {
 	if cfg.Clock == nil {
 		cfg.Clock = time.Now
+	}
+	if cfg.DiskLimits == (DiskLimits{}) {
+		cfg.DiskLimits = DefaultDiskLimits
+	}
+	if cfg.SpaceOf == nil {
+		cfg.SpaceOf = SpaceOf
 	}
 	return &Manager{
 		cfg: cfg, log: cfg.Logger.With("component", "sandbox"),
@@ -103,6 +113,7 @@ func (m *Manager) Start(ctx context.Context) error {
 	}
 	m.Go(func() { m.every(run, idleTick, m.pauseIdle) })
 	m.Go(func() { m.every(run, collectTick, m.collect) })
+	m.Go(func() { m.watchDisk(run) })
 	return nil
 }
 

@@ -64,10 +64,13 @@ func (m *Manager) pauseIf(ctx context.Context, op Operation, id string, opts Pau
 func (m *Manager) pause(ctx context.Context, s *Sandbox, op Operation, opts PauseOptions, still func(*Sandbox) bool) (int64, error) {
 	clock := newStopwatch()
 	next := s.journal()
+	if err := m.giveReserve(); err != nil {
+		return 0, err
+	}
 	// Before the journal names it: it would count as published.
 	empty, err := m.clearCapture(s, next.next())
 	if err != nil {
-		return 0, classify(err, "the sandbox still runs: ")
+		return 0, classify(err, stillRuns(s))
 	}
 	empty()
 	wanted := true
@@ -78,7 +81,7 @@ func (m *Manager) pause(ctx context.Context, s *Sandbox, op Operation, opts Paus
 	})
 	switch {
 	case err != nil:
-		return 0, classify(err, "the sandbox still runs: ")
+		return 0, classify(err, stillRuns(s))
 	case !wanted:
 		return 0, fault.New(fault.FailedPrecondition, "", "", "it is in use")
 	}
@@ -100,7 +103,7 @@ func (m *Manager) captureSandbox(ctx context.Context, s *Sandbox, opts PauseOpti
 	}
 	in, _, guest := s.parts()
 	ctx = untilExit(ctx, in)
-	if err := guest.Freeze(ctx, freezeSync); err != nil {
+	if err := m.quiesce(ctx, s, opts.DiskOnly); err != nil {
 		return 0, explain(ctx, err)
 	}
 	guest.CloseIdle()
@@ -221,15 +224,25 @@ func (m *Manager) abandonPause(ctx context.Context, s *Sandbox, cause error) err
 	defer cancel()
 	err := m.runOn(ctx, s)
 	if err == nil {
-		return classify(cause, "the sandbox still runs: ")
+		return classify(cause, stillRuns(s))
 	}
 	reason := fmt.Sprintf("pause failed (%v) and the sandbox could not be thawed (%v)", fault.Message(cause), err)
 	return errors.Join(m.unthawed(ctx, s, err, reason), classify(cause, ""))
 }
 
-// runOn lets a sandbox in the middle of an uncommitted pause run on.
+// stillRuns is for errors: what a sandbox does that was not paused.
+func stillRuns(s *Sandbox) string {
+	if s.journal().Held != nil {
+		return "the sandbox stays frozen: "
+	}
+	return "the sandbox still runs: "
+}
+
+// runOn lets a sandbox in the middle of an uncommitted pause run on. One that was held stays so.
 func (m *Manager) runOn(ctx context.Context, s *Sandbox) error {
-	if err := m.thaw(ctx, s); err != nil {
+	if s.journal().Held != nil {
+		m.holdOn(ctx, s)
+	} else if err := m.thaw(ctx, s); err != nil {
 		return err
 	}
 	m.dropStage(s)

@@ -55,4 +55,13 @@ var _ = failpoint.Declare(
 	"sandbox.destroy.stopped",
 	"sandbox.destroy.renamed",
 	"sandbox.destroy.released",
+	// A full disk: the journal says that a sandbox is held, its processes are, its machine is; about to
+	// go on, it goes on. The reserve is about to be made; a pause has got it.
+	"sandbox.fill.marked",
+	"sandbox.fill.quiesced",
+	"sandbox.fill.frozen",
+	"sandbox.fill.thawing",
+	"sandbox.fill.thawed",
+	"sandbox.fill.reserve",
+	"sandbox.fill.released",
 )

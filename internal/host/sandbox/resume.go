@@ -45,6 +45,9 @@ func (m *Manager) Resume(ctx context.Context, op Operation, id string, opts Resu
 	if err := need(id, j.State, Paused, "resume"); err != nil && !dead {
 		return View{}, err
 	}
+	if err := m.roomToResume(s); err != nil {
+		return View{}, fault.Wrap(err, "resume", "sandbox "+id)
+	}
 	if dead {
 		err = m.rescue(ctx, s, op, opts)
 	} else {

@@ -42,6 +42,9 @@ type Sandbox struct {
 	// inFlight are the requests that the guest is being asked.
 	inFlight int
 
+	// still: this agent has made the sandbox, which the journal says is held, stand still.
+	still atomic.Bool
+
 	// activeAt keeps the monotonic clock's reading: a step of the host's clock is not idleness.
 	activeAt atomic.Pointer[time.Time]
 }
@@ -145,6 +148,9 @@ func (s *Sandbox) update(durable bool, change func(*journal)) error {
 	next := s.j
 	next.Operations = slices.Clone(next.Operations)
 	change(&next)
+	if next.State != Running && next.State != Pausing {
+		next.Held = nil // nothing of it runs that could write
+	}
 	if next.State != s.j.State && !may(s.j.State, next.State) {
 		return fault.New(fault.Internal, "change", "sandbox "+s.j.ID, string(s.j.State)+" cannot become "+string(next.State))
 	}
@@ -216,6 +222,9 @@ func (s *Sandbox) View() View {
 		IdleTimeout: j.IdleTimeout, Runtime: j.Runtime, Isolation: j.Isolation,
 		CreatedAt: j.CreatedAt, ActiveAt: *s.activeAt.Load(),
 		Phases: j.Phases, Usage: j.Usage,
+	}
+	if j.Held != nil {
+		v.Reason = j.Held.Reason
 	}
 	if a, is := s.rt.(*absent); is && j.State != Failed {
 		v.Reason = a.reason()

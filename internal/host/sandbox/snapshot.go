@@ -109,6 +109,9 @@ func (m *Manager) takeOrigin(ctx context.Context, s *Sandbox, op Operation, id s
 	if j.State != Running && j.State != Paused {
 		return origin{}, nil, need(j.ID, j.State, Running, "snapshot")
 	}
+	if err := errors.Join(m.room("", ""), heldBack(j, fault.ResourceExhausted, "snapshot")); err != nil {
+		return origin{}, nil, err
+	}
 	release = m.stage(id)
 	defer func() {
 		if err != nil {

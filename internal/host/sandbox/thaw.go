@@ -50,7 +50,11 @@ func (s *Sandbox) tryThaw(ctx context.Context) error {
 	if err := in.Thaw(ctx); err != nil {
 		return err
 	}
-	err := guest.Thaw(ctx, s.journal().Generation)
+	thaw := guest.Thaw
+	if s.journal().Held != nil && s.rt.Capabilities().FreezesGuest {
+		thaw = guest.ThawAt // its clock stood still too, and for long
+	}
+	err := thaw(ctx, s.journal().Generation)
 	switch fault.KindOf(err) {
 	case fault.Unavailable, fault.DeadlineExceeded, fault.Canceled:
 		return silence{err}

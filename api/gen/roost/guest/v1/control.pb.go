@@ -29,6 +29,8 @@ type FreezeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// sync_timeout_ms bounds the file system sync; 0 means 10000.
 	SyncTimeoutMs uint32 `protobuf:"varint,1,opt,name=sync_timeout_ms,json=syncTimeoutMs,proto3" json:"sync_timeout_ms,omitempty"`
+	// skip_sync leaves what is not on the disk yet in memory: for a host whose disk is full.
+	SkipSync      bool `protobuf:"varint,2,opt,name=skip_sync,json=skipSync,proto3" json:"skip_sync,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -68,6 +70,13 @@ func (x *FreezeRequest) GetSyncTimeoutMs() uint32 {
 		return x.SyncTimeoutMs
 	}
 	return 0
+}
+
+func (x *FreezeRequest) GetSkipSync() bool {
+	if x != nil {
+		return x.SkipSync
+	}
+	return false
 }
 
 type FreezeResponse struct {
@@ -366,8 +375,11 @@ func (x *RestoreResponse) GetGuestVersion() string {
 }
 
 type ThawRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Generation    uint64                 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Generation uint64                 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
+	// wall_clock_ns is the host's Unix time when the request was sent, for a machine that stood still
+	// for long: its clock is set before user processes run. 0 leaves it.
+	WallClockNs   int64 `protobuf:"varint,2,opt,name=wall_clock_ns,json=wallClockNs,proto3" json:"wall_clock_ns,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -409,8 +421,17 @@ func (x *ThawRequest) GetGeneration() uint64 {
 	return 0
 }
 
+func (x *ThawRequest) GetWallClockNs() int64 {
+	if x != nil {
+		return x.WallClockNs
+	}
+	return 0
+}
+
 type ThawResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// clock_ns is the guest's Unix time at the answer, when its clock was set.
+	ClockNs       int64 `protobuf:"varint,1,opt,name=clock_ns,json=clockNs,proto3" json:"clock_ns,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -443,6 +464,13 @@ func (x *ThawResponse) ProtoReflect() protoreflect.Message {
 // Deprecated: Use ThawResponse.ProtoReflect.Descriptor instead.
 func (*ThawResponse) Descriptor() ([]byte, []int) {
 	return file_roost_guest_v1_control_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ThawResponse) GetClockNs() int64 {
+	if x != nil {
+		return x.ClockNs
+	}
+	return 0
 }
 
 type GrowRequest struct {
@@ -675,9 +703,10 @@ var File_roost_guest_v1_control_proto protoreflect.FileDescriptor
 
 const file_roost_guest_v1_control_proto_rawDesc = "" +
 	"\n" +
-	"\x1croost/guest/v1/control.proto\x12\x0eroost.guest.v1\"7\n" +
+	"\x1croost/guest/v1/control.proto\x12\x0eroost.guest.v1\"T\n" +
 	"\rFreezeRequest\x12&\n" +
-	"\x0fsync_timeout_ms\x18\x01 \x01(\rR\rsyncTimeoutMs\".\n" +
+	"\x0fsync_timeout_ms\x18\x01 \x01(\rR\rsyncTimeoutMs\x12\x1b\n" +
+	"\tskip_sync\x18\x02 \x01(\bR\bskipSync\".\n" +
 	"\x0eFreezeResponse\x12\x1c\n" +
 	"\tprocesses\x18\x01 \x01(\rR\tprocesses\"\xbe\x03\n" +
 	"\x0eRestoreRequest\x12\x1d\n" +
@@ -715,12 +744,14 @@ const file_roost_guest_v1_control_proto_rawDesc = "" +
 	"\n" +
 	"root_bytes\x18\t \x01(\x03R\trootBytes\x12#\n" +
 	"\rguest_version\x18\n" +
-	" \x01(\tR\fguestVersion\"-\n" +
+	" \x01(\tR\fguestVersion\"Q\n" +
 	"\vThawRequest\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
-	"generation\"\x0e\n" +
-	"\fThawResponse\"\r\n" +
+	"generation\x12\"\n" +
+	"\rwall_clock_ns\x18\x02 \x01(\x03R\vwallClockNs\")\n" +
+	"\fThawResponse\x12\x19\n" +
+	"\bclock_ns\x18\x01 \x01(\x03R\aclockNs\"\r\n" +
 	"\vGrowRequest\"-\n" +
 	"\fGrowResponse\x12\x1d\n" +
 	"\n" +

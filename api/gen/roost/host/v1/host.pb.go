@@ -476,7 +476,9 @@ type GetHostResponse struct {
 	Isolation string   `protobuf:"bytes,8,opt,name=isolation,proto3" json:"isolation,omitempty"`
 	Checks    []*Check `protobuf:"bytes,9,rep,name=checks,proto3" json:"checks,omitempty"`
 	// runtimes that this version knows, best first; also those that do not work here.
-	Runtimes      []*Runtime `protobuf:"bytes,10,rep,name=runtimes,proto3" json:"runtimes,omitempty"`
+	Runtimes []*Runtime `protobuf:"bytes,10,rep,name=runtimes,proto3" json:"runtimes,omitempty"`
+	// disk is the file system that sandboxes lie on.
+	Disk          *Disk `protobuf:"bytes,11,opt,name=disk,proto3" json:"disk,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -581,6 +583,144 @@ func (x *GetHostResponse) GetRuntimes() []*Runtime {
 	return nil
 }
 
+func (x *GetHostResponse) GetDisk() *Disk {
+	if x != nil {
+		return x.Disk
+	}
+	return nil
+}
+
+// Disk is how full the file system is that sandboxes lie on, and what follows.
+type Disk struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Path       string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	TotalBytes uint64                 `protobuf:"varint,2,opt,name=total_bytes,json=totalBytes,proto3" json:"total_bytes,omitempty"`
+	// free_bytes can be written by sandboxes.
+	FreeBytes uint64 `protobuf:"varint,3,opt,name=free_bytes,json=freeBytes,proto3" json:"free_bytes,omitempty"`
+	// used_percent counts what is missing of the reserve as used.
+	UsedPercent float64 `protobuf:"fixed64,4,opt,name=used_percent,json=usedPercent,proto3" json:"used_percent,omitempty"`
+	// state: ok, filling (from warn_percent on) or full (from full_percent until below
+	// resume_percent: creates and snapshots are refused and the fastest writers stand still).
+	State         string  `protobuf:"bytes,5,opt,name=state,proto3" json:"state,omitempty"`
+	WarnPercent   float64 `protobuf:"fixed64,6,opt,name=warn_percent,json=warnPercent,proto3" json:"warn_percent,omitempty"`
+	FullPercent   float64 `protobuf:"fixed64,7,opt,name=full_percent,json=fullPercent,proto3" json:"full_percent,omitempty"`
+	ResumePercent float64 `protobuf:"fixed64,8,opt,name=resume_percent,json=resumePercent,proto3" json:"resume_percent,omitempty"`
+	// reserve_bytes is what is kept for pauses now, of reserve_wanted_bytes.
+	ReserveBytes       uint64 `protobuf:"varint,9,opt,name=reserve_bytes,json=reserveBytes,proto3" json:"reserve_bytes,omitempty"`
+	ReserveWantedBytes uint64 `protobuf:"varint,10,opt,name=reserve_wanted_bytes,json=reserveWantedBytes,proto3" json:"reserve_wanted_bytes,omitempty"`
+	// frozen sandboxes: they wrote while it was full.
+	Frozen        []string `protobuf:"bytes,11,rep,name=frozen,proto3" json:"frozen,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Disk) Reset() {
+	*x = Disk{}
+	mi := &file_roost_host_v1_host_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Disk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Disk) ProtoMessage() {}
+
+func (x *Disk) ProtoReflect() protoreflect.Message {
+	mi := &file_roost_host_v1_host_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Disk.ProtoReflect.Descriptor instead.
+func (*Disk) Descriptor() ([]byte, []int) {
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Disk) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *Disk) GetTotalBytes() uint64 {
+	if x != nil {
+		return x.TotalBytes
+	}
+	return 0
+}
+
+func (x *Disk) GetFreeBytes() uint64 {
+	if x != nil {
+		return x.FreeBytes
+	}
+	return 0
+}
+
+func (x *Disk) GetUsedPercent() float64 {
+	if x != nil {
+		return x.UsedPercent
+	}
+	return 0
+}
+
+func (x *Disk) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *Disk) GetWarnPercent() float64 {
+	if x != nil {
+		return x.WarnPercent
+	}
+	return 0
+}
+
+func (x *Disk) GetFullPercent() float64 {
+	if x != nil {
+		return x.FullPercent
+	}
+	return 0
+}
+
+func (x *Disk) GetResumePercent() float64 {
+	if x != nil {
+		return x.ResumePercent
+	}
+	return 0
+}
+
+func (x *Disk) GetReserveBytes() uint64 {
+	if x != nil {
+		return x.ReserveBytes
+	}
+	return 0
+}
+
+func (x *Disk) GetReserveWantedBytes() uint64 {
+	if x != nil {
+		return x.ReserveWantedBytes
+	}
+	return 0
+}
+
+func (x *Disk) GetFrozen() []string {
+	if x != nil {
+		return x.Frozen
+	}
+	return nil
+}
+
 // Runtime is one way to run a sandbox, and whether it works on this host.
 type Runtime struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -598,7 +738,7 @@ type Runtime struct {
 
 func (x *Runtime) Reset() {
 	*x = Runtime{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[6]
+	mi := &file_roost_host_v1_host_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -610,7 +750,7 @@ func (x *Runtime) String() string {
 func (*Runtime) ProtoMessage() {}
 
 func (x *Runtime) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[6]
+	mi := &file_roost_host_v1_host_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -623,7 +763,7 @@ func (x *Runtime) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Runtime.ProtoReflect.Descriptor instead.
 func (*Runtime) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{6}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Runtime) GetName() string {
@@ -675,7 +815,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[7]
+	mi := &file_roost_host_v1_host_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -687,7 +827,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[7]
+	mi := &file_roost_host_v1_host_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -700,7 +840,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{7}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Check) GetName() string {
@@ -754,7 +894,7 @@ type CreateSandboxRequest struct {
 
 func (x *CreateSandboxRequest) Reset() {
 	*x = CreateSandboxRequest{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[8]
+	mi := &file_roost_host_v1_host_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -766,7 +906,7 @@ func (x *CreateSandboxRequest) String() string {
 func (*CreateSandboxRequest) ProtoMessage() {}
 
 func (x *CreateSandboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[8]
+	mi := &file_roost_host_v1_host_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -779,7 +919,7 @@ func (x *CreateSandboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSandboxRequest.ProtoReflect.Descriptor instead.
 func (*CreateSandboxRequest) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{8}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *CreateSandboxRequest) GetOperation() *Operation {
@@ -860,7 +1000,7 @@ type CreateSandboxResponse struct {
 
 func (x *CreateSandboxResponse) Reset() {
 	*x = CreateSandboxResponse{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[9]
+	mi := &file_roost_host_v1_host_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -872,7 +1012,7 @@ func (x *CreateSandboxResponse) String() string {
 func (*CreateSandboxResponse) ProtoMessage() {}
 
 func (x *CreateSandboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[9]
+	mi := &file_roost_host_v1_host_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -885,7 +1025,7 @@ func (x *CreateSandboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSandboxResponse.ProtoReflect.Descriptor instead.
 func (*CreateSandboxResponse) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{9}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *CreateSandboxResponse) GetEvent() isCreateSandboxResponse_Event {
@@ -939,7 +1079,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[10]
+	mi := &file_roost_host_v1_host_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -951,7 +1091,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[10]
+	mi := &file_roost_host_v1_host_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -964,7 +1104,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{10}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Progress) GetStep() string {
@@ -993,7 +1133,7 @@ type PauseSandboxRequest struct {
 
 func (x *PauseSandboxRequest) Reset() {
 	*x = PauseSandboxRequest{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[11]
+	mi := &file_roost_host_v1_host_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1005,7 +1145,7 @@ func (x *PauseSandboxRequest) String() string {
 func (*PauseSandboxRequest) ProtoMessage() {}
 
 func (x *PauseSandboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[11]
+	mi := &file_roost_host_v1_host_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1018,7 +1158,7 @@ func (x *PauseSandboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseSandboxRequest.ProtoReflect.Descriptor instead.
 func (*PauseSandboxRequest) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{11}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *PauseSandboxRequest) GetOperation() *Operation {
@@ -1052,7 +1192,7 @@ type PauseSandboxResponse struct {
 
 func (x *PauseSandboxResponse) Reset() {
 	*x = PauseSandboxResponse{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[12]
+	mi := &file_roost_host_v1_host_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1064,7 +1204,7 @@ func (x *PauseSandboxResponse) String() string {
 func (*PauseSandboxResponse) ProtoMessage() {}
 
 func (x *PauseSandboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[12]
+	mi := &file_roost_host_v1_host_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1077,7 +1217,7 @@ func (x *PauseSandboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseSandboxResponse.ProtoReflect.Descriptor instead.
 func (*PauseSandboxResponse) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{12}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *PauseSandboxResponse) GetSandbox() *Sandbox {
@@ -1109,7 +1249,7 @@ type ResumeSandboxRequest struct {
 
 func (x *ResumeSandboxRequest) Reset() {
 	*x = ResumeSandboxRequest{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[13]
+	mi := &file_roost_host_v1_host_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1121,7 +1261,7 @@ func (x *ResumeSandboxRequest) String() string {
 func (*ResumeSandboxRequest) ProtoMessage() {}
 
 func (x *ResumeSandboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[13]
+	mi := &file_roost_host_v1_host_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1134,7 +1274,7 @@ func (x *ResumeSandboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeSandboxRequest.ProtoReflect.Descriptor instead.
 func (*ResumeSandboxRequest) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{13}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ResumeSandboxRequest) GetOperation() *Operation {
@@ -1174,7 +1314,7 @@ type ResumeSandboxResponse struct {
 
 func (x *ResumeSandboxResponse) Reset() {
 	*x = ResumeSandboxResponse{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[14]
+	mi := &file_roost_host_v1_host_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1186,7 +1326,7 @@ func (x *ResumeSandboxResponse) String() string {
 func (*ResumeSandboxResponse) ProtoMessage() {}
 
 func (x *ResumeSandboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[14]
+	mi := &file_roost_host_v1_host_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1199,7 +1339,7 @@ func (x *ResumeSandboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeSandboxResponse.ProtoReflect.Descriptor instead.
 func (*ResumeSandboxResponse) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{14}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ResumeSandboxResponse) GetSandbox() *Sandbox {
@@ -1219,7 +1359,7 @@ type DestroySandboxRequest struct {
 
 func (x *DestroySandboxRequest) Reset() {
 	*x = DestroySandboxRequest{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[15]
+	mi := &file_roost_host_v1_host_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1231,7 +1371,7 @@ func (x *DestroySandboxRequest) String() string {
 func (*DestroySandboxRequest) ProtoMessage() {}
 
 func (x *DestroySandboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[15]
+	mi := &file_roost_host_v1_host_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1244,7 +1384,7 @@ func (x *DestroySandboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DestroySandboxRequest.ProtoReflect.Descriptor instead.
 func (*DestroySandboxRequest) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{15}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DestroySandboxRequest) GetOperation() *Operation {
@@ -1269,7 +1409,7 @@ type DestroySandboxResponse struct {
 
 func (x *DestroySandboxResponse) Reset() {
 	*x = DestroySandboxResponse{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[16]
+	mi := &file_roost_host_v1_host_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1281,7 +1421,7 @@ func (x *DestroySandboxResponse) String() string {
 func (*DestroySandboxResponse) ProtoMessage() {}
 
 func (x *DestroySandboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[16]
+	mi := &file_roost_host_v1_host_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1294,7 +1434,7 @@ func (x *DestroySandboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DestroySandboxResponse.ProtoReflect.Descriptor instead.
 func (*DestroySandboxResponse) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{16}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{17}
 }
 
 type SetTimeoutRequest struct {
@@ -1308,7 +1448,7 @@ type SetTimeoutRequest struct {
 
 func (x *SetTimeoutRequest) Reset() {
 	*x = SetTimeoutRequest{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[17]
+	mi := &file_roost_host_v1_host_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1320,7 +1460,7 @@ func (x *SetTimeoutRequest) String() string {
 func (*SetTimeoutRequest) ProtoMessage() {}
 
 func (x *SetTimeoutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[17]
+	mi := &file_roost_host_v1_host_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1333,7 +1473,7 @@ func (x *SetTimeoutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetTimeoutRequest.ProtoReflect.Descriptor instead.
 func (*SetTimeoutRequest) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{17}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SetTimeoutRequest) GetOperation() *Operation {
@@ -1366,7 +1506,7 @@ type SetTimeoutResponse struct {
 
 func (x *SetTimeoutResponse) Reset() {
 	*x = SetTimeoutResponse{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[18]
+	mi := &file_roost_host_v1_host_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1378,7 +1518,7 @@ func (x *SetTimeoutResponse) String() string {
 func (*SetTimeoutResponse) ProtoMessage() {}
 
 func (x *SetTimeoutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[18]
+	mi := &file_roost_host_v1_host_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1391,7 +1531,7 @@ func (x *SetTimeoutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetTimeoutResponse.ProtoReflect.Descriptor instead.
 func (*SetTimeoutResponse) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{18}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *SetTimeoutResponse) GetSandbox() *Sandbox {
@@ -1410,7 +1550,7 @@ type GetSandboxRequest struct {
 
 func (x *GetSandboxRequest) Reset() {
 	*x = GetSandboxRequest{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[19]
+	mi := &file_roost_host_v1_host_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1422,7 +1562,7 @@ func (x *GetSandboxRequest) String() string {
 func (*GetSandboxRequest) ProtoMessage() {}
 
 func (x *GetSandboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[19]
+	mi := &file_roost_host_v1_host_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1435,7 +1575,7 @@ func (x *GetSandboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSandboxRequest.ProtoReflect.Descriptor instead.
 func (*GetSandboxRequest) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{19}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GetSandboxRequest) GetSandboxId() string {
@@ -1454,7 +1594,7 @@ type GetSandboxResponse struct {
 
 func (x *GetSandboxResponse) Reset() {
 	*x = GetSandboxResponse{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[20]
+	mi := &file_roost_host_v1_host_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1466,7 +1606,7 @@ func (x *GetSandboxResponse) String() string {
 func (*GetSandboxResponse) ProtoMessage() {}
 
 func (x *GetSandboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[20]
+	mi := &file_roost_host_v1_host_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1479,7 +1619,7 @@ func (x *GetSandboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSandboxResponse.ProtoReflect.Descriptor instead.
 func (*GetSandboxResponse) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{20}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *GetSandboxResponse) GetSandbox() *Sandbox {
@@ -1497,7 +1637,7 @@ type ListSandboxesRequest struct {
 
 func (x *ListSandboxesRequest) Reset() {
 	*x = ListSandboxesRequest{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[21]
+	mi := &file_roost_host_v1_host_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1509,7 +1649,7 @@ func (x *ListSandboxesRequest) String() string {
 func (*ListSandboxesRequest) ProtoMessage() {}
 
 func (x *ListSandboxesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[21]
+	mi := &file_roost_host_v1_host_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1522,7 +1662,7 @@ func (x *ListSandboxesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSandboxesRequest.ProtoReflect.Descriptor instead.
 func (*ListSandboxesRequest) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{21}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{22}
 }
 
 type ListSandboxesResponse struct {
@@ -1534,7 +1674,7 @@ type ListSandboxesResponse struct {
 
 func (x *ListSandboxesResponse) Reset() {
 	*x = ListSandboxesResponse{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[22]
+	mi := &file_roost_host_v1_host_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1546,7 +1686,7 @@ func (x *ListSandboxesResponse) String() string {
 func (*ListSandboxesResponse) ProtoMessage() {}
 
 func (x *ListSandboxesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[22]
+	mi := &file_roost_host_v1_host_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1559,7 +1699,7 @@ func (x *ListSandboxesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSandboxesResponse.ProtoReflect.Descriptor instead.
 func (*ListSandboxesResponse) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{22}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListSandboxesResponse) GetSandboxes() []*Sandbox {
@@ -1580,7 +1720,7 @@ type GetConsoleRequest struct {
 
 func (x *GetConsoleRequest) Reset() {
 	*x = GetConsoleRequest{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[23]
+	mi := &file_roost_host_v1_host_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1592,7 +1732,7 @@ func (x *GetConsoleRequest) String() string {
 func (*GetConsoleRequest) ProtoMessage() {}
 
 func (x *GetConsoleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[23]
+	mi := &file_roost_host_v1_host_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1605,7 +1745,7 @@ func (x *GetConsoleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConsoleRequest.ProtoReflect.Descriptor instead.
 func (*GetConsoleRequest) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{23}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GetConsoleRequest) GetSandboxId() string {
@@ -1631,7 +1771,7 @@ type GetConsoleResponse struct {
 
 func (x *GetConsoleResponse) Reset() {
 	*x = GetConsoleResponse{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[24]
+	mi := &file_roost_host_v1_host_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1643,7 +1783,7 @@ func (x *GetConsoleResponse) String() string {
 func (*GetConsoleResponse) ProtoMessage() {}
 
 func (x *GetConsoleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[24]
+	mi := &file_roost_host_v1_host_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1656,7 +1796,7 @@ func (x *GetConsoleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConsoleResponse.ProtoReflect.Descriptor instead.
 func (*GetConsoleResponse) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{24}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *GetConsoleResponse) GetData() []byte {
@@ -1674,7 +1814,7 @@ type ListTemplatesRequest struct {
 
 func (x *ListTemplatesRequest) Reset() {
 	*x = ListTemplatesRequest{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[25]
+	mi := &file_roost_host_v1_host_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1686,7 +1826,7 @@ func (x *ListTemplatesRequest) String() string {
 func (*ListTemplatesRequest) ProtoMessage() {}
 
 func (x *ListTemplatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[25]
+	mi := &file_roost_host_v1_host_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1699,7 +1839,7 @@ func (x *ListTemplatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTemplatesRequest.ProtoReflect.Descriptor instead.
 func (*ListTemplatesRequest) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{25}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{26}
 }
 
 type ListTemplatesResponse struct {
@@ -1711,7 +1851,7 @@ type ListTemplatesResponse struct {
 
 func (x *ListTemplatesResponse) Reset() {
 	*x = ListTemplatesResponse{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[26]
+	mi := &file_roost_host_v1_host_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1723,7 +1863,7 @@ func (x *ListTemplatesResponse) String() string {
 func (*ListTemplatesResponse) ProtoMessage() {}
 
 func (x *ListTemplatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[26]
+	mi := &file_roost_host_v1_host_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1736,7 +1876,7 @@ func (x *ListTemplatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTemplatesResponse.ProtoReflect.Descriptor instead.
 func (*ListTemplatesResponse) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{26}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListTemplatesResponse) GetTemplates() []*Template {
@@ -1763,7 +1903,7 @@ type Template struct {
 
 func (x *Template) Reset() {
 	*x = Template{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[27]
+	mi := &file_roost_host_v1_host_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1775,7 +1915,7 @@ func (x *Template) String() string {
 func (*Template) ProtoMessage() {}
 
 func (x *Template) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[27]
+	mi := &file_roost_host_v1_host_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1788,7 +1928,7 @@ func (x *Template) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Template.ProtoReflect.Descriptor instead.
 func (*Template) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{27}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Template) GetName() string {
@@ -1865,7 +2005,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[28]
+	mi := &file_roost_host_v1_host_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1877,7 +2017,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[28]
+	mi := &file_roost_host_v1_host_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1890,7 +2030,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{28}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Snapshot) GetId() string {
@@ -1989,7 +2129,7 @@ type CreateSnapshotRequest struct {
 
 func (x *CreateSnapshotRequest) Reset() {
 	*x = CreateSnapshotRequest{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[29]
+	mi := &file_roost_host_v1_host_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2001,7 +2141,7 @@ func (x *CreateSnapshotRequest) String() string {
 func (*CreateSnapshotRequest) ProtoMessage() {}
 
 func (x *CreateSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[29]
+	mi := &file_roost_host_v1_host_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2014,7 +2154,7 @@ func (x *CreateSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*CreateSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{29}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *CreateSnapshotRequest) GetOperation() *Operation {
@@ -2049,7 +2189,7 @@ type CreateSnapshotResponse struct {
 
 func (x *CreateSnapshotResponse) Reset() {
 	*x = CreateSnapshotResponse{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[30]
+	mi := &file_roost_host_v1_host_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2061,7 +2201,7 @@ func (x *CreateSnapshotResponse) String() string {
 func (*CreateSnapshotResponse) ProtoMessage() {}
 
 func (x *CreateSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[30]
+	mi := &file_roost_host_v1_host_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2074,7 +2214,7 @@ func (x *CreateSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*CreateSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{30}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *CreateSnapshotResponse) GetSnapshot() *Snapshot {
@@ -2100,7 +2240,7 @@ type DeleteSnapshotRequest struct {
 
 func (x *DeleteSnapshotRequest) Reset() {
 	*x = DeleteSnapshotRequest{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[31]
+	mi := &file_roost_host_v1_host_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2112,7 +2252,7 @@ func (x *DeleteSnapshotRequest) String() string {
 func (*DeleteSnapshotRequest) ProtoMessage() {}
 
 func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[31]
+	mi := &file_roost_host_v1_host_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2125,7 +2265,7 @@ func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{31}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *DeleteSnapshotRequest) GetSnapshotId() string {
@@ -2143,7 +2283,7 @@ type DeleteSnapshotResponse struct {
 
 func (x *DeleteSnapshotResponse) Reset() {
 	*x = DeleteSnapshotResponse{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[32]
+	mi := &file_roost_host_v1_host_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2155,7 +2295,7 @@ func (x *DeleteSnapshotResponse) String() string {
 func (*DeleteSnapshotResponse) ProtoMessage() {}
 
 func (x *DeleteSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[32]
+	mi := &file_roost_host_v1_host_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2168,7 +2308,7 @@ func (x *DeleteSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*DeleteSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{32}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{33}
 }
 
 type GetSnapshotRequest struct {
@@ -2180,7 +2320,7 @@ type GetSnapshotRequest struct {
 
 func (x *GetSnapshotRequest) Reset() {
 	*x = GetSnapshotRequest{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[33]
+	mi := &file_roost_host_v1_host_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2192,7 +2332,7 @@ func (x *GetSnapshotRequest) String() string {
 func (*GetSnapshotRequest) ProtoMessage() {}
 
 func (x *GetSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[33]
+	mi := &file_roost_host_v1_host_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2205,7 +2345,7 @@ func (x *GetSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*GetSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{33}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *GetSnapshotRequest) GetSnapshotId() string {
@@ -2224,7 +2364,7 @@ type GetSnapshotResponse struct {
 
 func (x *GetSnapshotResponse) Reset() {
 	*x = GetSnapshotResponse{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[34]
+	mi := &file_roost_host_v1_host_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2236,7 +2376,7 @@ func (x *GetSnapshotResponse) String() string {
 func (*GetSnapshotResponse) ProtoMessage() {}
 
 func (x *GetSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[34]
+	mi := &file_roost_host_v1_host_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2249,7 +2389,7 @@ func (x *GetSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*GetSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{34}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *GetSnapshotResponse) GetSnapshot() *Snapshot {
@@ -2267,7 +2407,7 @@ type ListSnapshotsRequest struct {
 
 func (x *ListSnapshotsRequest) Reset() {
 	*x = ListSnapshotsRequest{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[35]
+	mi := &file_roost_host_v1_host_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2279,7 +2419,7 @@ func (x *ListSnapshotsRequest) String() string {
 func (*ListSnapshotsRequest) ProtoMessage() {}
 
 func (x *ListSnapshotsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[35]
+	mi := &file_roost_host_v1_host_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2292,7 +2432,7 @@ func (x *ListSnapshotsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSnapshotsRequest.ProtoReflect.Descriptor instead.
 func (*ListSnapshotsRequest) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{35}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{36}
 }
 
 type ListSnapshotsResponse struct {
@@ -2304,7 +2444,7 @@ type ListSnapshotsResponse struct {
 
 func (x *ListSnapshotsResponse) Reset() {
 	*x = ListSnapshotsResponse{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[36]
+	mi := &file_roost_host_v1_host_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2316,7 +2456,7 @@ func (x *ListSnapshotsResponse) String() string {
 func (*ListSnapshotsResponse) ProtoMessage() {}
 
 func (x *ListSnapshotsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[36]
+	mi := &file_roost_host_v1_host_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2329,7 +2469,7 @@ func (x *ListSnapshotsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSnapshotsResponse.ProtoReflect.Descriptor instead.
 func (*ListSnapshotsResponse) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{36}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ListSnapshotsResponse) GetSnapshots() []*Snapshot {
@@ -2355,7 +2495,7 @@ type ForkSandboxRequest struct {
 
 func (x *ForkSandboxRequest) Reset() {
 	*x = ForkSandboxRequest{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[37]
+	mi := &file_roost_host_v1_host_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2367,7 +2507,7 @@ func (x *ForkSandboxRequest) String() string {
 func (*ForkSandboxRequest) ProtoMessage() {}
 
 func (x *ForkSandboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[37]
+	mi := &file_roost_host_v1_host_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2380,7 +2520,7 @@ func (x *ForkSandboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForkSandboxRequest.ProtoReflect.Descriptor instead.
 func (*ForkSandboxRequest) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{37}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ForkSandboxRequest) GetOperation() *Operation {
@@ -2429,7 +2569,7 @@ type Fork struct {
 
 func (x *Fork) Reset() {
 	*x = Fork{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[38]
+	mi := &file_roost_host_v1_host_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2441,7 +2581,7 @@ func (x *Fork) String() string {
 func (*Fork) ProtoMessage() {}
 
 func (x *Fork) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[38]
+	mi := &file_roost_host_v1_host_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2454,7 +2594,7 @@ func (x *Fork) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fork.ProtoReflect.Descriptor instead.
 func (*Fork) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{38}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Fork) GetOperationId() string {
@@ -2484,7 +2624,7 @@ type ForkSandboxResponse struct {
 
 func (x *ForkSandboxResponse) Reset() {
 	*x = ForkSandboxResponse{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[39]
+	mi := &file_roost_host_v1_host_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2496,7 +2636,7 @@ func (x *ForkSandboxResponse) String() string {
 func (*ForkSandboxResponse) ProtoMessage() {}
 
 func (x *ForkSandboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[39]
+	mi := &file_roost_host_v1_host_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2509,7 +2649,7 @@ func (x *ForkSandboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForkSandboxResponse.ProtoReflect.Descriptor instead.
 func (*ForkSandboxResponse) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{39}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ForkSandboxResponse) GetSandboxes() []*Sandbox {
@@ -2558,7 +2698,7 @@ type CreateTemplateRequest struct {
 
 func (x *CreateTemplateRequest) Reset() {
 	*x = CreateTemplateRequest{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[40]
+	mi := &file_roost_host_v1_host_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2570,7 +2710,7 @@ func (x *CreateTemplateRequest) String() string {
 func (*CreateTemplateRequest) ProtoMessage() {}
 
 func (x *CreateTemplateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[40]
+	mi := &file_roost_host_v1_host_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2583,7 +2723,7 @@ func (x *CreateTemplateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTemplateRequest.ProtoReflect.Descriptor instead.
 func (*CreateTemplateRequest) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{40}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *CreateTemplateRequest) GetName() string {
@@ -2641,7 +2781,7 @@ type CreateTemplateResponse struct {
 
 func (x *CreateTemplateResponse) Reset() {
 	*x = CreateTemplateResponse{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[41]
+	mi := &file_roost_host_v1_host_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2653,7 +2793,7 @@ func (x *CreateTemplateResponse) String() string {
 func (*CreateTemplateResponse) ProtoMessage() {}
 
 func (x *CreateTemplateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[41]
+	mi := &file_roost_host_v1_host_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2666,7 +2806,7 @@ func (x *CreateTemplateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTemplateResponse.ProtoReflect.Descriptor instead.
 func (*CreateTemplateResponse) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{41}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *CreateTemplateResponse) GetEvent() isCreateTemplateResponse_Event {
@@ -2721,7 +2861,7 @@ type CreatedTemplate struct {
 
 func (x *CreatedTemplate) Reset() {
 	*x = CreatedTemplate{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[42]
+	mi := &file_roost_host_v1_host_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2733,7 +2873,7 @@ func (x *CreatedTemplate) String() string {
 func (*CreatedTemplate) ProtoMessage() {}
 
 func (x *CreatedTemplate) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[42]
+	mi := &file_roost_host_v1_host_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2746,7 +2886,7 @@ func (x *CreatedTemplate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatedTemplate.ProtoReflect.Descriptor instead.
 func (*CreatedTemplate) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{42}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *CreatedTemplate) GetTemplate() *Template {
@@ -2772,7 +2912,7 @@ type DeleteTemplateRequest struct {
 
 func (x *DeleteTemplateRequest) Reset() {
 	*x = DeleteTemplateRequest{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[43]
+	mi := &file_roost_host_v1_host_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2784,7 +2924,7 @@ func (x *DeleteTemplateRequest) String() string {
 func (*DeleteTemplateRequest) ProtoMessage() {}
 
 func (x *DeleteTemplateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[43]
+	mi := &file_roost_host_v1_host_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2797,7 +2937,7 @@ func (x *DeleteTemplateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTemplateRequest.ProtoReflect.Descriptor instead.
 func (*DeleteTemplateRequest) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{43}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *DeleteTemplateRequest) GetName() string {
@@ -2815,7 +2955,7 @@ type DeleteTemplateResponse struct {
 
 func (x *DeleteTemplateResponse) Reset() {
 	*x = DeleteTemplateResponse{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[44]
+	mi := &file_roost_host_v1_host_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2827,7 +2967,7 @@ func (x *DeleteTemplateResponse) String() string {
 func (*DeleteTemplateResponse) ProtoMessage() {}
 
 func (x *DeleteTemplateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[44]
+	mi := &file_roost_host_v1_host_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2840,7 +2980,7 @@ func (x *DeleteTemplateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTemplateResponse.ProtoReflect.Descriptor instead.
 func (*DeleteTemplateResponse) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{44}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{45}
 }
 
 type ListLeaksRequest struct {
@@ -2852,7 +2992,7 @@ type ListLeaksRequest struct {
 
 func (x *ListLeaksRequest) Reset() {
 	*x = ListLeaksRequest{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[45]
+	mi := &file_roost_host_v1_host_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2864,7 +3004,7 @@ func (x *ListLeaksRequest) String() string {
 func (*ListLeaksRequest) ProtoMessage() {}
 
 func (x *ListLeaksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[45]
+	mi := &file_roost_host_v1_host_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2877,7 +3017,7 @@ func (x *ListLeaksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListLeaksRequest.ProtoReflect.Descriptor instead.
 func (*ListLeaksRequest) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{45}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ListLeaksRequest) GetFix() bool {
@@ -2896,7 +3036,7 @@ type ListLeaksResponse struct {
 
 func (x *ListLeaksResponse) Reset() {
 	*x = ListLeaksResponse{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[46]
+	mi := &file_roost_host_v1_host_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2908,7 +3048,7 @@ func (x *ListLeaksResponse) String() string {
 func (*ListLeaksResponse) ProtoMessage() {}
 
 func (x *ListLeaksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[46]
+	mi := &file_roost_host_v1_host_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2921,7 +3061,7 @@ func (x *ListLeaksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListLeaksResponse.ProtoReflect.Descriptor instead.
 func (*ListLeaksResponse) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{46}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ListLeaksResponse) GetLeaks() []*Leak {
@@ -2948,7 +3088,7 @@ type Leak struct {
 
 func (x *Leak) Reset() {
 	*x = Leak{}
-	mi := &file_roost_host_v1_host_proto_msgTypes[47]
+	mi := &file_roost_host_v1_host_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2960,7 +3100,7 @@ func (x *Leak) String() string {
 func (*Leak) ProtoMessage() {}
 
 func (x *Leak) ProtoReflect() protoreflect.Message {
-	mi := &file_roost_host_v1_host_proto_msgTypes[47]
+	mi := &file_roost_host_v1_host_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2973,7 +3113,7 @@ func (x *Leak) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Leak.ProtoReflect.Descriptor instead.
 func (*Leak) Descriptor() ([]byte, []int) {
-	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{47}
+	return file_roost_host_v1_host_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *Leak) GetKind() string {
@@ -3060,7 +3200,7 @@ const file_roost_host_v1_host_proto_rawDesc = "" +
 	"\tEnvsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x10\n" +
-	"\x0eGetHostRequest\"\xe8\x02\n" +
+	"\x0eGetHostRequest\"\x91\x03\n" +
 	"\x0fGetHostResponse\x12\x1a\n" +
 	"\bhostname\x18\x01 \x01(\tR\bhostname\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x1b\n" +
@@ -3073,7 +3213,23 @@ const file_roost_host_v1_host_proto_rawDesc = "" +
 	"\tisolation\x18\b \x01(\tR\tisolation\x12,\n" +
 	"\x06checks\x18\t \x03(\v2\x14.roost.host.v1.CheckR\x06checks\x122\n" +
 	"\bruntimes\x18\n" +
-	" \x03(\v2\x16.roost.host.v1.RuntimeR\bruntimes\"\x85\x01\n" +
+	" \x03(\v2\x16.roost.host.v1.RuntimeR\bruntimes\x12'\n" +
+	"\x04disk\x18\v \x01(\v2\x13.roost.host.v1.DiskR\x04disk\"\xef\x02\n" +
+	"\x04Disk\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x1f\n" +
+	"\vtotal_bytes\x18\x02 \x01(\x04R\n" +
+	"totalBytes\x12\x1d\n" +
+	"\n" +
+	"free_bytes\x18\x03 \x01(\x04R\tfreeBytes\x12!\n" +
+	"\fused_percent\x18\x04 \x01(\x01R\vusedPercent\x12\x14\n" +
+	"\x05state\x18\x05 \x01(\tR\x05state\x12!\n" +
+	"\fwarn_percent\x18\x06 \x01(\x01R\vwarnPercent\x12!\n" +
+	"\ffull_percent\x18\a \x01(\x01R\vfullPercent\x12%\n" +
+	"\x0eresume_percent\x18\b \x01(\x01R\rresumePercent\x12#\n" +
+	"\rreserve_bytes\x18\t \x01(\x04R\freserveBytes\x120\n" +
+	"\x14reserve_wanted_bytes\x18\n" +
+	" \x01(\x04R\x12reserveWantedBytes\x12\x16\n" +
+	"\x06frozen\x18\v \x03(\tR\x06frozen\"\x85\x01\n" +
 	"\aRuntime\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
 	"\tisolation\x18\x02 \x01(\tR\tisolation\x12\x1c\n" +
@@ -3300,7 +3456,7 @@ func file_roost_host_v1_host_proto_rawDescGZIP() []byte {
 }
 
 var file_roost_host_v1_host_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_roost_host_v1_host_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
+var file_roost_host_v1_host_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
 var file_roost_host_v1_host_proto_goTypes = []any{
 	(SandboxState)(0),              // 0: roost.host.v1.SandboxState
 	(*Operation)(nil),              // 1: roost.host.v1.Operation
@@ -3309,149 +3465,151 @@ var file_roost_host_v1_host_proto_goTypes = []any{
 	(*Sandbox)(nil),                // 4: roost.host.v1.Sandbox
 	(*GetHostRequest)(nil),         // 5: roost.host.v1.GetHostRequest
 	(*GetHostResponse)(nil),        // 6: roost.host.v1.GetHostResponse
-	(*Runtime)(nil),                // 7: roost.host.v1.Runtime
-	(*Check)(nil),                  // 8: roost.host.v1.Check
-	(*CreateSandboxRequest)(nil),   // 9: roost.host.v1.CreateSandboxRequest
-	(*CreateSandboxResponse)(nil),  // 10: roost.host.v1.CreateSandboxResponse
-	(*Progress)(nil),               // 11: roost.host.v1.Progress
-	(*PauseSandboxRequest)(nil),    // 12: roost.host.v1.PauseSandboxRequest
-	(*PauseSandboxResponse)(nil),   // 13: roost.host.v1.PauseSandboxResponse
-	(*ResumeSandboxRequest)(nil),   // 14: roost.host.v1.ResumeSandboxRequest
-	(*ResumeSandboxResponse)(nil),  // 15: roost.host.v1.ResumeSandboxResponse
-	(*DestroySandboxRequest)(nil),  // 16: roost.host.v1.DestroySandboxRequest
-	(*DestroySandboxResponse)(nil), // 17: roost.host.v1.DestroySandboxResponse
-	(*SetTimeoutRequest)(nil),      // 18: roost.host.v1.SetTimeoutRequest
-	(*SetTimeoutResponse)(nil),     // 19: roost.host.v1.SetTimeoutResponse
-	(*GetSandboxRequest)(nil),      // 20: roost.host.v1.GetSandboxRequest
-	(*GetSandboxResponse)(nil),     // 21: roost.host.v1.GetSandboxResponse
-	(*ListSandboxesRequest)(nil),   // 22: roost.host.v1.ListSandboxesRequest
-	(*ListSandboxesResponse)(nil),  // 23: roost.host.v1.ListSandboxesResponse
-	(*GetConsoleRequest)(nil),      // 24: roost.host.v1.GetConsoleRequest
-	(*GetConsoleResponse)(nil),     // 25: roost.host.v1.GetConsoleResponse
-	(*ListTemplatesRequest)(nil),   // 26: roost.host.v1.ListTemplatesRequest
-	(*ListTemplatesResponse)(nil),  // 27: roost.host.v1.ListTemplatesResponse
-	(*Template)(nil),               // 28: roost.host.v1.Template
-	(*Snapshot)(nil),               // 29: roost.host.v1.Snapshot
-	(*CreateSnapshotRequest)(nil),  // 30: roost.host.v1.CreateSnapshotRequest
-	(*CreateSnapshotResponse)(nil), // 31: roost.host.v1.CreateSnapshotResponse
-	(*DeleteSnapshotRequest)(nil),  // 32: roost.host.v1.DeleteSnapshotRequest
-	(*DeleteSnapshotResponse)(nil), // 33: roost.host.v1.DeleteSnapshotResponse
-	(*GetSnapshotRequest)(nil),     // 34: roost.host.v1.GetSnapshotRequest
-	(*GetSnapshotResponse)(nil),    // 35: roost.host.v1.GetSnapshotResponse
-	(*ListSnapshotsRequest)(nil),   // 36: roost.host.v1.ListSnapshotsRequest
-	(*ListSnapshotsResponse)(nil),  // 37: roost.host.v1.ListSnapshotsResponse
-	(*ForkSandboxRequest)(nil),     // 38: roost.host.v1.ForkSandboxRequest
-	(*Fork)(nil),                   // 39: roost.host.v1.Fork
-	(*ForkSandboxResponse)(nil),    // 40: roost.host.v1.ForkSandboxResponse
-	(*CreateTemplateRequest)(nil),  // 41: roost.host.v1.CreateTemplateRequest
-	(*CreateTemplateResponse)(nil), // 42: roost.host.v1.CreateTemplateResponse
-	(*CreatedTemplate)(nil),        // 43: roost.host.v1.CreatedTemplate
-	(*DeleteTemplateRequest)(nil),  // 44: roost.host.v1.DeleteTemplateRequest
-	(*DeleteTemplateResponse)(nil), // 45: roost.host.v1.DeleteTemplateResponse
-	(*ListLeaksRequest)(nil),       // 46: roost.host.v1.ListLeaksRequest
-	(*ListLeaksResponse)(nil),      // 47: roost.host.v1.ListLeaksResponse
-	(*Leak)(nil),                   // 48: roost.host.v1.Leak
-	nil,                            // 49: roost.host.v1.Sandbox.EnvsEntry
-	nil,                            // 50: roost.host.v1.CreateSandboxRequest.EnvsEntry
-	nil,                            // 51: roost.host.v1.ForkSandboxRequest.EnvsEntry
-	(*durationpb.Duration)(nil),    // 52: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),  // 53: google.protobuf.Timestamp
+	(*Disk)(nil),                   // 7: roost.host.v1.Disk
+	(*Runtime)(nil),                // 8: roost.host.v1.Runtime
+	(*Check)(nil),                  // 9: roost.host.v1.Check
+	(*CreateSandboxRequest)(nil),   // 10: roost.host.v1.CreateSandboxRequest
+	(*CreateSandboxResponse)(nil),  // 11: roost.host.v1.CreateSandboxResponse
+	(*Progress)(nil),               // 12: roost.host.v1.Progress
+	(*PauseSandboxRequest)(nil),    // 13: roost.host.v1.PauseSandboxRequest
+	(*PauseSandboxResponse)(nil),   // 14: roost.host.v1.PauseSandboxResponse
+	(*ResumeSandboxRequest)(nil),   // 15: roost.host.v1.ResumeSandboxRequest
+	(*ResumeSandboxResponse)(nil),  // 16: roost.host.v1.ResumeSandboxResponse
+	(*DestroySandboxRequest)(nil),  // 17: roost.host.v1.DestroySandboxRequest
+	(*DestroySandboxResponse)(nil), // 18: roost.host.v1.DestroySandboxResponse
+	(*SetTimeoutRequest)(nil),      // 19: roost.host.v1.SetTimeoutRequest
+	(*SetTimeoutResponse)(nil),     // 20: roost.host.v1.SetTimeoutResponse
+	(*GetSandboxRequest)(nil),      // 21: roost.host.v1.GetSandboxRequest
+	(*GetSandboxResponse)(nil),     // 22: roost.host.v1.GetSandboxResponse
+	(*ListSandboxesRequest)(nil),   // 23: roost.host.v1.ListSandboxesRequest
+	(*ListSandboxesResponse)(nil),  // 24: roost.host.v1.ListSandboxesResponse
+	(*GetConsoleRequest)(nil),      // 25: roost.host.v1.GetConsoleRequest
+	(*GetConsoleResponse)(nil),     // 26: roost.host.v1.GetConsoleResponse
+	(*ListTemplatesRequest)(nil),   // 27: roost.host.v1.ListTemplatesRequest
+	(*ListTemplatesResponse)(nil),  // 28: roost.host.v1.ListTemplatesResponse
+	(*Template)(nil),               // 29: roost.host.v1.Template
+	(*Snapshot)(nil),               // 30: roost.host.v1.Snapshot
+	(*CreateSnapshotRequest)(nil),  // 31: roost.host.v1.CreateSnapshotRequest
+	(*CreateSnapshotResponse)(nil), // 32: roost.host.v1.CreateSnapshotResponse
+	(*DeleteSnapshotRequest)(nil),  // 33: roost.host.v1.DeleteSnapshotRequest
+	(*DeleteSnapshotResponse)(nil), // 34: roost.host.v1.DeleteSnapshotResponse
+	(*GetSnapshotRequest)(nil),     // 35: roost.host.v1.GetSnapshotRequest
+	(*GetSnapshotResponse)(nil),    // 36: roost.host.v1.GetSnapshotResponse
+	(*ListSnapshotsRequest)(nil),   // 37: roost.host.v1.ListSnapshotsRequest
+	(*ListSnapshotsResponse)(nil),  // 38: roost.host.v1.ListSnapshotsResponse
+	(*ForkSandboxRequest)(nil),     // 39: roost.host.v1.ForkSandboxRequest
+	(*Fork)(nil),                   // 40: roost.host.v1.Fork
+	(*ForkSandboxResponse)(nil),    // 41: roost.host.v1.ForkSandboxResponse
+	(*CreateTemplateRequest)(nil),  // 42: roost.host.v1.CreateTemplateRequest
+	(*CreateTemplateResponse)(nil), // 43: roost.host.v1.CreateTemplateResponse
+	(*CreatedTemplate)(nil),        // 44: roost.host.v1.CreatedTemplate
+	(*DeleteTemplateRequest)(nil),  // 45: roost.host.v1.DeleteTemplateRequest
+	(*DeleteTemplateResponse)(nil), // 46: roost.host.v1.DeleteTemplateResponse
+	(*ListLeaksRequest)(nil),       // 47: roost.host.v1.ListLeaksRequest
+	(*ListLeaksResponse)(nil),      // 48: roost.host.v1.ListLeaksResponse
+	(*Leak)(nil),                   // 49: roost.host.v1.Leak
+	nil,                            // 50: roost.host.v1.Sandbox.EnvsEntry
+	nil,                            // 51: roost.host.v1.CreateSandboxRequest.EnvsEntry
+	nil,                            // 52: roost.host.v1.ForkSandboxRequest.EnvsEntry
+	(*durationpb.Duration)(nil),    // 53: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),  // 54: google.protobuf.Timestamp
 }
 var file_roost_host_v1_host_proto_depIdxs = []int32{
-	52, // 0: roost.host.v1.Phase.duration:type_name -> google.protobuf.Duration
+	53, // 0: roost.host.v1.Phase.duration:type_name -> google.protobuf.Duration
 	0,  // 1: roost.host.v1.Sandbox.state:type_name -> roost.host.v1.SandboxState
 	2,  // 2: roost.host.v1.Sandbox.resources:type_name -> roost.host.v1.Resources
-	53, // 3: roost.host.v1.Sandbox.created_at:type_name -> google.protobuf.Timestamp
-	53, // 4: roost.host.v1.Sandbox.active_at:type_name -> google.protobuf.Timestamp
-	52, // 5: roost.host.v1.Sandbox.idle_timeout:type_name -> google.protobuf.Duration
+	54, // 3: roost.host.v1.Sandbox.created_at:type_name -> google.protobuf.Timestamp
+	54, // 4: roost.host.v1.Sandbox.active_at:type_name -> google.protobuf.Timestamp
+	53, // 5: roost.host.v1.Sandbox.idle_timeout:type_name -> google.protobuf.Duration
 	3,  // 6: roost.host.v1.Sandbox.phases:type_name -> roost.host.v1.Phase
-	49, // 7: roost.host.v1.Sandbox.envs:type_name -> roost.host.v1.Sandbox.EnvsEntry
-	8,  // 8: roost.host.v1.GetHostResponse.checks:type_name -> roost.host.v1.Check
-	7,  // 9: roost.host.v1.GetHostResponse.runtimes:type_name -> roost.host.v1.Runtime
-	1,  // 10: roost.host.v1.CreateSandboxRequest.operation:type_name -> roost.host.v1.Operation
-	2,  // 11: roost.host.v1.CreateSandboxRequest.resources:type_name -> roost.host.v1.Resources
-	52, // 12: roost.host.v1.CreateSandboxRequest.idle_timeout:type_name -> google.protobuf.Duration
-	50, // 13: roost.host.v1.CreateSandboxRequest.envs:type_name -> roost.host.v1.CreateSandboxRequest.EnvsEntry
-	11, // 14: roost.host.v1.CreateSandboxResponse.progress:type_name -> roost.host.v1.Progress
-	4,  // 15: roost.host.v1.CreateSandboxResponse.sandbox:type_name -> roost.host.v1.Sandbox
-	1,  // 16: roost.host.v1.PauseSandboxRequest.operation:type_name -> roost.host.v1.Operation
-	4,  // 17: roost.host.v1.PauseSandboxResponse.sandbox:type_name -> roost.host.v1.Sandbox
-	1,  // 18: roost.host.v1.ResumeSandboxRequest.operation:type_name -> roost.host.v1.Operation
-	52, // 19: roost.host.v1.ResumeSandboxRequest.idle_timeout:type_name -> google.protobuf.Duration
-	4,  // 20: roost.host.v1.ResumeSandboxResponse.sandbox:type_name -> roost.host.v1.Sandbox
-	1,  // 21: roost.host.v1.DestroySandboxRequest.operation:type_name -> roost.host.v1.Operation
-	1,  // 22: roost.host.v1.SetTimeoutRequest.operation:type_name -> roost.host.v1.Operation
-	52, // 23: roost.host.v1.SetTimeoutRequest.idle_timeout:type_name -> google.protobuf.Duration
-	4,  // 24: roost.host.v1.SetTimeoutResponse.sandbox:type_name -> roost.host.v1.Sandbox
-	4,  // 25: roost.host.v1.GetSandboxResponse.sandbox:type_name -> roost.host.v1.Sandbox
-	4,  // 26: roost.host.v1.ListSandboxesResponse.sandboxes:type_name -> roost.host.v1.Sandbox
-	28, // 27: roost.host.v1.ListTemplatesResponse.templates:type_name -> roost.host.v1.Template
-	53, // 28: roost.host.v1.Template.created_at:type_name -> google.protobuf.Timestamp
-	2,  // 29: roost.host.v1.Template.warm:type_name -> roost.host.v1.Resources
-	2,  // 30: roost.host.v1.Snapshot.resources:type_name -> roost.host.v1.Resources
-	53, // 31: roost.host.v1.Snapshot.created_at:type_name -> google.protobuf.Timestamp
-	52, // 32: roost.host.v1.Snapshot.frozen:type_name -> google.protobuf.Duration
-	3,  // 33: roost.host.v1.Snapshot.phases:type_name -> roost.host.v1.Phase
-	1,  // 34: roost.host.v1.CreateSnapshotRequest.operation:type_name -> roost.host.v1.Operation
-	29, // 35: roost.host.v1.CreateSnapshotResponse.snapshot:type_name -> roost.host.v1.Snapshot
-	4,  // 36: roost.host.v1.CreateSnapshotResponse.sandbox:type_name -> roost.host.v1.Sandbox
-	29, // 37: roost.host.v1.GetSnapshotResponse.snapshot:type_name -> roost.host.v1.Snapshot
-	29, // 38: roost.host.v1.ListSnapshotsResponse.snapshots:type_name -> roost.host.v1.Snapshot
-	1,  // 39: roost.host.v1.ForkSandboxRequest.operation:type_name -> roost.host.v1.Operation
-	39, // 40: roost.host.v1.ForkSandboxRequest.forks:type_name -> roost.host.v1.Fork
-	52, // 41: roost.host.v1.ForkSandboxRequest.idle_timeout:type_name -> google.protobuf.Duration
-	51, // 42: roost.host.v1.ForkSandboxRequest.envs:type_name -> roost.host.v1.ForkSandboxRequest.EnvsEntry
-	4,  // 43: roost.host.v1.ForkSandboxResponse.sandboxes:type_name -> roost.host.v1.Sandbox
-	4,  // 44: roost.host.v1.ForkSandboxResponse.source:type_name -> roost.host.v1.Sandbox
-	52, // 45: roost.host.v1.ForkSandboxResponse.frozen:type_name -> google.protobuf.Duration
-	3,  // 46: roost.host.v1.ForkSandboxResponse.phases:type_name -> roost.host.v1.Phase
-	1,  // 47: roost.host.v1.CreateTemplateRequest.operation:type_name -> roost.host.v1.Operation
-	11, // 48: roost.host.v1.CreateTemplateResponse.progress:type_name -> roost.host.v1.Progress
-	43, // 49: roost.host.v1.CreateTemplateResponse.created:type_name -> roost.host.v1.CreatedTemplate
-	28, // 50: roost.host.v1.CreatedTemplate.template:type_name -> roost.host.v1.Template
-	29, // 51: roost.host.v1.CreatedTemplate.snapshot:type_name -> roost.host.v1.Snapshot
-	48, // 52: roost.host.v1.ListLeaksResponse.leaks:type_name -> roost.host.v1.Leak
-	5,  // 53: roost.host.v1.HostService.GetHost:input_type -> roost.host.v1.GetHostRequest
-	9,  // 54: roost.host.v1.HostService.CreateSandbox:input_type -> roost.host.v1.CreateSandboxRequest
-	12, // 55: roost.host.v1.HostService.PauseSandbox:input_type -> roost.host.v1.PauseSandboxRequest
-	14, // 56: roost.host.v1.HostService.ResumeSandbox:input_type -> roost.host.v1.ResumeSandboxRequest
-	16, // 57: roost.host.v1.HostService.DestroySandbox:input_type -> roost.host.v1.DestroySandboxRequest
-	18, // 58: roost.host.v1.HostService.SetTimeout:input_type -> roost.host.v1.SetTimeoutRequest
-	20, // 59: roost.host.v1.HostService.GetSandbox:input_type -> roost.host.v1.GetSandboxRequest
-	22, // 60: roost.host.v1.HostService.ListSandboxes:input_type -> roost.host.v1.ListSandboxesRequest
-	24, // 61: roost.host.v1.HostService.GetConsole:input_type -> roost.host.v1.GetConsoleRequest
-	26, // 62: roost.host.v1.HostService.ListTemplates:input_type -> roost.host.v1.ListTemplatesRequest
-	30, // 63: roost.host.v1.HostService.CreateSnapshot:input_type -> roost.host.v1.CreateSnapshotRequest
-	32, // 64: roost.host.v1.HostService.DeleteSnapshot:input_type -> roost.host.v1.DeleteSnapshotRequest
-	34, // 65: roost.host.v1.HostService.GetSnapshot:input_type -> roost.host.v1.GetSnapshotRequest
-	36, // 66: roost.host.v1.HostService.ListSnapshots:input_type -> roost.host.v1.ListSnapshotsRequest
-	38, // 67: roost.host.v1.HostService.ForkSandbox:input_type -> roost.host.v1.ForkSandboxRequest
-	41, // 68: roost.host.v1.HostService.CreateTemplate:input_type -> roost.host.v1.CreateTemplateRequest
-	44, // 69: roost.host.v1.HostService.DeleteTemplate:input_type -> roost.host.v1.DeleteTemplateRequest
-	46, // 70: roost.host.v1.HostService.ListLeaks:input_type -> roost.host.v1.ListLeaksRequest
-	6,  // 71: roost.host.v1.HostService.GetHost:output_type -> roost.host.v1.GetHostResponse
-	10, // 72: roost.host.v1.HostService.CreateSandbox:output_type -> roost.host.v1.CreateSandboxResponse
-	13, // 73: roost.host.v1.HostService.PauseSandbox:output_type -> roost.host.v1.PauseSandboxResponse
-	15, // 74: roost.host.v1.HostService.ResumeSandbox:output_type -> roost.host.v1.ResumeSandboxResponse
-	17, // 75: roost.host.v1.HostService.DestroySandbox:output_type -> roost.host.v1.DestroySandboxResponse
-	19, // 76: roost.host.v1.HostService.SetTimeout:output_type -> roost.host.v1.SetTimeoutResponse
-	21, // 77: roost.host.v1.HostService.GetSandbox:output_type -> roost.host.v1.GetSandboxResponse
-	23, // 78: roost.host.v1.HostService.ListSandboxes:output_type -> roost.host.v1.ListSandboxesResponse
-	25, // 79: roost.host.v1.HostService.GetConsole:output_type -> roost.host.v1.GetConsoleResponse
-	27, // 80: roost.host.v1.HostService.ListTemplates:output_type -> roost.host.v1.ListTemplatesResponse
-	31, // 81: roost.host.v1.HostService.CreateSnapshot:output_type -> roost.host.v1.CreateSnapshotResponse
-	33, // 82: roost.host.v1.HostService.DeleteSnapshot:output_type -> roost.host.v1.DeleteSnapshotResponse
-	35, // 83: roost.host.v1.HostService.GetSnapshot:output_type -> roost.host.v1.GetSnapshotResponse
-	37, // 84: roost.host.v1.HostService.ListSnapshots:output_type -> roost.host.v1.ListSnapshotsResponse
-	40, // 85: roost.host.v1.HostService.ForkSandbox:output_type -> roost.host.v1.ForkSandboxResponse
-	42, // 86: roost.host.v1.HostService.CreateTemplate:output_type -> roost.host.v1.CreateTemplateResponse
-	45, // 87: roost.host.v1.HostService.DeleteTemplate:output_type -> roost.host.v1.DeleteTemplateResponse
-	47, // 88: roost.host.v1.HostService.ListLeaks:output_type -> roost.host.v1.ListLeaksResponse
-	71, // [71:89] is the sub-list for method output_type
-	53, // [53:71] is the sub-list for method input_type
-	53, // [53:53] is the sub-list for extension type_name
-	53, // [53:53] is the sub-list for extension extendee
-	0,  // [0:53] is the sub-list for field type_name
+	50, // 7: roost.host.v1.Sandbox.envs:type_name -> roost.host.v1.Sandbox.EnvsEntry
+	9,  // 8: roost.host.v1.GetHostResponse.checks:type_name -> roost.host.v1.Check
+	8,  // 9: roost.host.v1.GetHostResponse.runtimes:type_name -> roost.host.v1.Runtime
+	7,  // 10: roost.host.v1.GetHostResponse.disk:type_name -> roost.host.v1.Disk
+	1,  // 11: roost.host.v1.CreateSandboxRequest.operation:type_name -> roost.host.v1.Operation
+	2,  // 12: roost.host.v1.CreateSandboxRequest.resources:type_name -> roost.host.v1.Resources
+	53, // 13: roost.host.v1.CreateSandboxRequest.idle_timeout:type_name -> google.protobuf.Duration
+	51, // 14: roost.host.v1.CreateSandboxRequest.envs:type_name -> roost.host.v1.CreateSandboxRequest.EnvsEntry
+	12, // 15: roost.host.v1.CreateSandboxResponse.progress:type_name -> roost.host.v1.Progress
+	4,  // 16: roost.host.v1.CreateSandboxResponse.sandbox:type_name -> roost.host.v1.Sandbox
+	1,  // 17: roost.host.v1.PauseSandboxRequest.operation:type_name -> roost.host.v1.Operation
+	4,  // 18: roost.host.v1.PauseSandboxResponse.sandbox:type_name -> roost.host.v1.Sandbox
+	1,  // 19: roost.host.v1.ResumeSandboxRequest.operation:type_name -> roost.host.v1.Operation
+	53, // 20: roost.host.v1.ResumeSandboxRequest.idle_timeout:type_name -> google.protobuf.Duration
+	4,  // 21: roost.host.v1.ResumeSandboxResponse.sandbox:type_name -> roost.host.v1.Sandbox
+	1,  // 22: roost.host.v1.DestroySandboxRequest.operation:type_name -> roost.host.v1.Operation
+	1,  // 23: roost.host.v1.SetTimeoutRequest.operation:type_name -> roost.host.v1.Operation
+	53, // 24: roost.host.v1.SetTimeoutRequest.idle_timeout:type_name -> google.protobuf.Duration
+	4,  // 25: roost.host.v1.SetTimeoutResponse.sandbox:type_name -> roost.host.v1.Sandbox
+	4,  // 26: roost.host.v1.GetSandboxResponse.sandbox:type_name -> roost.host.v1.Sandbox
+	4,  // 27: roost.host.v1.ListSandboxesResponse.sandboxes:type_name -> roost.host.v1.Sandbox
+	29, // 28: roost.host.v1.ListTemplatesResponse.templates:type_name -> roost.host.v1.Template
+	54, // 29: roost.host.v1.Template.created_at:type_name -> google.protobuf.Timestamp
+	2,  // 30: roost.host.v1.Template.warm:type_name -> roost.host.v1.Resources
+	2,  // 31: roost.host.v1.Snapshot.resources:type_name -> roost.host.v1.Resources
+	54, // 32: roost.host.v1.Snapshot.created_at:type_name -> google.protobuf.Timestamp
+	53, // 33: roost.host.v1.Snapshot.frozen:type_name -> google.protobuf.Duration
+	3,  // 34: roost.host.v1.Snapshot.phases:type_name -> roost.host.v1.Phase
+	1,  // 35: roost.host.v1.CreateSnapshotRequest.operation:type_name -> roost.host.v1.Operation
+	30, // 36: roost.host.v1.CreateSnapshotResponse.snapshot:type_name -> roost.host.v1.Snapshot
+	4,  // 37: roost.host.v1.CreateSnapshotResponse.sandbox:type_name -> roost.host.v1.Sandbox
+	30, // 38: roost.host.v1.GetSnapshotResponse.snapshot:type_name -> roost.host.v1.Snapshot
+	30, // 39: roost.host.v1.ListSnapshotsResponse.snapshots:type_name -> roost.host.v1.Snapshot
+	1,  // 40: roost.host.v1.ForkSandboxRequest.operation:type_name -> roost.host.v1.Operation
+	40, // 41: roost.host.v1.ForkSandboxRequest.forks:type_name -> roost.host.v1.Fork
+	53, // 42: roost.host.v1.ForkSandboxRequest.idle_timeout:type_name -> google.protobuf.Duration
+	52, // 43: roost.host.v1.ForkSandboxRequest.envs:type_name -> roost.host.v1.ForkSandboxRequest.EnvsEntry
+	4,  // 44: roost.host.v1.ForkSandboxResponse.sandboxes:type_name -> roost.host.v1.Sandbox
+	4,  // 45: roost.host.v1.ForkSandboxResponse.source:type_name -> roost.host.v1.Sandbox
+	53, // 46: roost.host.v1.ForkSandboxResponse.frozen:type_name -> google.protobuf.Duration
+	3,  // 47: roost.host.v1.ForkSandboxResponse.phases:type_name -> roost.host.v1.Phase
+	1,  // 48: roost.host.v1.CreateTemplateRequest.operation:type_name -> roost.host.v1.Operation
+	12, // 49: roost.host.v1.CreateTemplateResponse.progress:type_name -> roost.host.v1.Progress
+	44, // 50: roost.host.v1.CreateTemplateResponse.created:type_name -> roost.host.v1.CreatedTemplate
+	29, // 51: roost.host.v1.CreatedTemplate.template:type_name -> roost.host.v1.Template
+	30, // 52: roost.host.v1.CreatedTemplate.snapshot:type_name -> roost.host.v1.Snapshot
+	49, // 53: roost.host.v1.ListLeaksResponse.leaks:type_name -> roost.host.v1.Leak
+	5,  // 54: roost.host.v1.HostService.GetHost:input_type -> roost.host.v1.GetHostRequest
+	10, // 55: roost.host.v1.HostService.CreateSandbox:input_type -> roost.host.v1.CreateSandboxRequest
+	13, // 56: roost.host.v1.HostService.PauseSandbox:input_type -> roost.host.v1.PauseSandboxRequest
+	15, // 57: roost.host.v1.HostService.ResumeSandbox:input_type -> roost.host.v1.ResumeSandboxRequest
+	17, // 58: roost.host.v1.HostService.DestroySandbox:input_type -> roost.host.v1.DestroySandboxRequest
+	19, // 59: roost.host.v1.HostService.SetTimeout:input_type -> roost.host.v1.SetTimeoutRequest
+	21, // 60: roost.host.v1.HostService.GetSandbox:input_type -> roost.host.v1.GetSandboxRequest
+	23, // 61: roost.host.v1.HostService.ListSandboxes:input_type -> roost.host.v1.ListSandboxesRequest
+	25, // 62: roost.host.v1.HostService.GetConsole:input_type -> roost.host.v1.GetConsoleRequest
+	27, // 63: roost.host.v1.HostService.ListTemplates:input_type -> roost.host.v1.ListTemplatesRequest
+	31, // 64: roost.host.v1.HostService.CreateSnapshot:input_type -> roost.host.v1.CreateSnapshotRequest
+	33, // 65: roost.host.v1.HostService.DeleteSnapshot:input_type -> roost.host.v1.DeleteSnapshotRequest
+	35, // 66: roost.host.v1.HostService.GetSnapshot:input_type -> roost.host.v1.GetSnapshotRequest
+	37, // 67: roost.host.v1.HostService.ListSnapshots:input_type -> roost.host.v1.ListSnapshotsRequest
+	39, // 68: roost.host.v1.HostService.ForkSandbox:input_type -> roost.host.v1.ForkSandboxRequest
+	42, // 69: roost.host.v1.HostService.CreateTemplate:input_type -> roost.host.v1.CreateTemplateRequest
+	45, // 70: roost.host.v1.HostService.DeleteTemplate:input_type -> roost.host.v1.DeleteTemplateRequest
+	47, // 71: roost.host.v1.HostService.ListLeaks:input_type -> roost.host.v1.ListLeaksRequest
+	6,  // 72: roost.host.v1.HostService.GetHost:output_type -> roost.host.v1.GetHostResponse
+	11, // 73: roost.host.v1.HostService.CreateSandbox:output_type -> roost.host.v1.CreateSandboxResponse
+	14, // 74: roost.host.v1.HostService.PauseSandbox:output_type -> roost.host.v1.PauseSandboxResponse
+	16, // 75: roost.host.v1.HostService.ResumeSandbox:output_type -> roost.host.v1.ResumeSandboxResponse
+	18, // 76: roost.host.v1.HostService.DestroySandbox:output_type -> roost.host.v1.DestroySandboxResponse
+	20, // 77: roost.host.v1.HostService.SetTimeout:output_type -> roost.host.v1.SetTimeoutResponse
+	22, // 78: roost.host.v1.HostService.GetSandbox:output_type -> roost.host.v1.GetSandboxResponse
+	24, // 79: roost.host.v1.HostService.ListSandboxes:output_type -> roost.host.v1.ListSandboxesResponse
+	26, // 80: roost.host.v1.HostService.GetConsole:output_type -> roost.host.v1.GetConsoleResponse
+	28, // 81: roost.host.v1.HostService.ListTemplates:output_type -> roost.host.v1.ListTemplatesResponse
+	32, // 82: roost.host.v1.HostService.CreateSnapshot:output_type -> roost.host.v1.CreateSnapshotResponse
+	34, // 83: roost.host.v1.HostService.DeleteSnapshot:output_type -> roost.host.v1.DeleteSnapshotResponse
+	36, // 84: roost.host.v1.HostService.GetSnapshot:output_type -> roost.host.v1.GetSnapshotResponse
+	38, // 85: roost.host.v1.HostService.ListSnapshots:output_type -> roost.host.v1.ListSnapshotsResponse
+	41, // 86: roost.host.v1.HostService.ForkSandbox:output_type -> roost.host.v1.ForkSandboxResponse
+	43, // 87: roost.host.v1.HostService.CreateTemplate:output_type -> roost.host.v1.CreateTemplateResponse
+	46, // 88: roost.host.v1.HostService.DeleteTemplate:output_type -> roost.host.v1.DeleteTemplateResponse
+	48, // 89: roost.host.v1.HostService.ListLeaks:output_type -> roost.host.v1.ListLeaksResponse
+	72, // [72:90] is the sub-list for method output_type
+	54, // [54:72] is the sub-list for method input_type
+	54, // [54:54] is the sub-list for extension type_name
+	54, // [54:54] is the sub-list for extension extendee
+	0,  // [0:54] is the sub-list for field type_name
 }
 
 func init() { file_roost_host_v1_host_proto_init() }
@@ -3459,13 +3617,13 @@ func file_roost_host_v1_host_proto_init() {
 	if File_roost_host_v1_host_proto != nil {
 		return
 	}
-	file_roost_host_v1_host_proto_msgTypes[9].OneofWrappers = []any{
+	file_roost_host_v1_host_proto_msgTypes[10].OneofWrappers = []any{
 		(*CreateSandboxResponse_Progress)(nil),
 		(*CreateSandboxResponse_Sandbox)(nil),
 	}
-	file_roost_host_v1_host_proto_msgTypes[13].OneofWrappers = []any{}
-	file_roost_host_v1_host_proto_msgTypes[37].OneofWrappers = []any{}
-	file_roost_host_v1_host_proto_msgTypes[41].OneofWrappers = []any{
+	file_roost_host_v1_host_proto_msgTypes[14].OneofWrappers = []any{}
+	file_roost_host_v1_host_proto_msgTypes[38].OneofWrappers = []any{}
+	file_roost_host_v1_host_proto_msgTypes[42].OneofWrappers = []any{
 		(*CreateTemplateResponse_Progress)(nil),
 		(*CreateTemplateResponse_Created)(nil),
 	}
@@ -3475,7 +3633,7 @@ func file_roost_host_v1_host_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_roost_host_v1_host_proto_rawDesc), len(file_roost_host_v1_host_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   51,
+			NumMessages:   52,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
