@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -104,6 +105,15 @@ func runtimeTable(runtimes []v1.Runtime) error {
 	return err
 }
 
+// groupOf splits "production: swap"; most checks are of no group.
+func groupOf(c v1.Check) (group, name string) {
+	group, name, grouped := strings.Cut(c.Name, ": ")
+	if !grouped {
+		return "", c.Name
+	}
+	return group, name
+}
+
 func (d diagnosis) print() error {
 	if d.Host != nil {
 		_, _ = fmt.Fprintf(os.Stdout, "%s: %s, isolation %s\n\n", printable(d.Host.Hostname), printable(d.Host.Runtime), printable(d.Host.Isolation))
@@ -113,12 +123,15 @@ func (d diagnosis) print() error {
 	}
 	t := newTable(os.Stdout, "CHECK", "STATUS", "DETAIL")
 	shown := ""
-	for _, check := range d.Checks {
-		// "production: swap" is a check of a group.
-		group, name, grouped := strings.Cut(check.Name, ": ")
-		if !grouped {
-			group, name = "", check.Name
-		}
+	// Those of no group come first, wherever they were added.
+	checks := slices.Clone(d.Checks)
+	slices.SortStableFunc(checks, func(a, b v1.Check) int {
+		x, _ := groupOf(a)
+		y, _ := groupOf(b)
+		return strings.Compare(x, y)
+	})
+	for _, check := range checks {
+		group, name := groupOf(check)
 		if group != shown {
 			t.row("", "", "")
 			t.row(strings.ToUpper(group), "", "")
