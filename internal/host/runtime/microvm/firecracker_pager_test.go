@@ -49,7 +49,8 @@ func newServed(t *testing.T) *served {
 	}
 	require.NoError(t, os.Mkdir(s.spec.RunDir, 0o700))
 	require.NoError(t, os.Mkdir(s.spec.DiskDir, 0o700))
-	t.Cleanup(func() { require.NoError(t, s.rt.Discard(context.Background(), s.spec)) })
+	first := s.rt // those of later agents are closed by then
+	t.Cleanup(func() { require.NoError(t, first.Discard(context.Background(), s.spec)) })
 	return s
 }
 
@@ -86,12 +87,12 @@ func (s *served) start(c runtime.Capture) {
 	require.NoError(s, in.Thaw(s.Context()))
 }
 
-// killPager kills the page server as somebody may at any time, and waits until it is gone.
+// killPager kills the page server as somebody may at any time, and waits for the next one.
 func (s *served) killPager() {
 	s.Helper()
 	p := s.in.ram.pager.current()
 	require.NoError(s, unix.Kill(p.Handle().PID, unix.SIGKILL))
-	<-p.Exited()
+	require.Eventually(s, func() bool { return s.in.ram.pager.current() != p }, 5*time.Minute, time.Millisecond)
 }
 
 // whole asks the guest to read all of what it once wrote.
