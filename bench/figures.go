@@ -32,7 +32,7 @@ func figures(all *servers) []figure {
 		qemu("private memory of the 20th sandbox ÷ the first", func(s *server) measure { return s.memoryOf20 }),
 		qemu("exec of true, warm connection ÷ the guest's own fork and exec", func(s *server) measure { return s.execTrue("") }),
 	}
-	return append(first, gvisorFigures(all)...)
+	return append(append(first, gvisorFigures(all)...), figure{"uffd: the page server ÷ a loop that only copies", uffdHandler})
 }
 
 // sampleOn is a sample on an installation.

@@ -27,6 +27,12 @@
 //	Capture(no parent) → map 1, layer 0 → Apply → (VM runs) → Capture(map 1) → map 2, layer 1 …
 //	… at MaxLayers: Merge → one layer, or Capture(no parent): all private pages once more
 //
+// and where the VMM makes its memory:
+//
+//	(VM boots, its dirty pages) → SaveFrom → Verify → mapped by the VMM's own
+//	CaptureDirty(no parent) → map 1, layer 0 → Source → (VM runs) → CaptureDirty(map 1) → …
+//	… at MaxLayers: Merge before the next restore
+//
 // # Failure rules
 //
 // Capture and Usage only read the other process. Apply writes it, so a VM that Apply failed on

@@ -40,7 +40,9 @@ func (s *saved) supervise(p *Pager, v *vm) *supervised {
 	}()
 	s.t.Cleanup(func() {
 		cancel()
-		<-u.done
+		if err := <-u.done; err != nil {
+			s.t.Errorf("supervised: %v", err)
+		}
 		s.stop(u.current.Load())
 	})
 	return u
@@ -60,7 +62,12 @@ func TestKilledUnderWork(t *testing.T) {
 		lives := s.o.lives()
 		start := time.Now()
 		kill(t, u.current.Load())
-		<-u.replaced
+		select {
+		case <-u.replaced:
+		case err := <-u.done:
+			u.done <- err
+			t.Fatalf("no longer supervised: %v", err)
+		}
 		require.Eventually(t, func() bool { return s.o.lives() > lives }, time.Minute, time.Millisecond)
 		slowest = max(slowest, time.Since(start))
 	}

@@ -41,10 +41,11 @@ func supervise(ctx context.Context, p *Pager, o StartOptions, vmm VMM, replaced 
 			return err
 		}
 		next, err := Reattach(ctx, o, vmm)
-		if err != nil {
-			if ctx.Err() != nil || vmm.gone() {
-				return nil
-			}
+		if err != nil && (ctx.Err() != nil || vmm.gone()) {
+			err = nil
+			next = nil
+		}
+		if next == nil {
 			return err
 		}
 		p = next
