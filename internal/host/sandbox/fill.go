@@ -15,6 +15,9 @@ const (
 	lookWarned = 250 * time.Millisecond
 	lookClose  = 50 * time.Millisecond
 	lookShare  = 20
+	// writesAtMost is how many bytes a second are reckoned with: a small disk is filled sooner than a
+	// large one.
+	writesAtMost = 4e9
 )
 
 // watchDisk looks at the disk until ctx ends.
@@ -28,6 +31,7 @@ func (m *Manager) watchDisk(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
+		case <-m.gauge.crossed:
 		case <-time.After(lookAgain(d, time.Since(began))):
 		}
 	}
@@ -41,6 +45,10 @@ func lookAgain(d Disk, cost time.Duration) time.Duration {
 		wait = lookClose
 	case d.State == FillFilling:
 		wait = lookWarned
+	}
+	toResume := float64(d.Total) * (d.Limits.Resume - d.UsedPercent) / 100
+	if soonest := time.Duration(toResume / writesAtMost * float64(time.Second)); d.Total > 0 && soonest < wait {
+		wait = max(soonest, lookClose)
 	}
 	return max(wait, min(cost*lookShare, lookSeldom))
 }

@@ -274,6 +274,8 @@ func TestDiskStates(t *testing.T) {
 	require.Equal(t, lookSeldom, lookAgain(Disk{State: FillOK, Limits: l}, time.Millisecond))
 	require.Equal(t, lookWarned, lookAgain(Disk{State: FillFilling, UsedPercent: 81, Limits: l}, time.Millisecond))
 	require.Equal(t, lookClose, lookAgain(Disk{State: FillFilling, UsedPercent: 91, Limits: l}, time.Millisecond))
+	require.Equal(t, time.Second, lookAgain(Disk{Space: Space{Total: 8e9}, UsedPercent: 40, Limits: l}, 0), "a small disk")
+	require.Equal(t, lookSeldom, lookAgain(Disk{Space: Space{Total: 1e12}, UsedPercent: 40, Limits: l}, 0))
 	require.Equal(t, 400*time.Millisecond, lookAgain(Disk{State: FillFull, UsedPercent: 91, Limits: l}, 20*time.Millisecond))
 }
 

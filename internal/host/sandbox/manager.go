@@ -92,6 +92,7 @@ func New(cfg Config) *Manager {
 	return &Manager{
 		cfg: cfg, log: cfg.Logger.With("component", "sandbox"),
 		all: map[string]*Sandbox{}, building: map[int]bool{}, staging: map[string]bool{}, boot: process.BootID(),
+		gauge: gauge{crossed: make(chan struct{}, 1)},
 	}
 }
 

@@ -106,6 +106,8 @@ const MakeRoom = "free space on the host: `roost rm` and `roost snapshot rm` wha
 type gauge struct {
 	mu   sync.Mutex
 	last Disk
+	// crossed wakes the loop when somebody else has seen another state first.
+	crossed chan struct{}
 	// reserving is held while the reserve is made or given back.
 	reserving sync.Mutex
 	// unreservable: the file system has no fallocate.
@@ -149,6 +151,12 @@ func (m *Manager) look() (Disk, error) {
 	d.UsedPercent = 100 * (1 - float64(left)/float64(space.Total))
 	d.State = limits.after(g.last.State, d.UsedPercent)
 	m.sayCrossing(g.last.State, d)
+	if d.State != g.last.State {
+		select {
+		case g.crossed <- struct{}{}:
+		default:
+		}
+	}
 	g.last = d
 	return d, nil
 }

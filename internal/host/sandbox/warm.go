@@ -198,7 +198,11 @@ func (m *Manager) captureTemplate(ctx context.Context, rt runtime.Runtime, dir s
 		return nil, err
 	}
 	record, _, err := in.Capture(ctx, dir, runtime.CaptureOptions{})
-	return record, err
+	if err != nil {
+		return nil, err
+	}
+	// Before its files get other names: what a disk has on the host is found by them.
+	return record, in.Stop(ctx)
 }
 
 // bootDir makes the directory of a boot that no journal names, with a note of it for the agent
