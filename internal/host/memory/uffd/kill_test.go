@@ -55,6 +55,7 @@ func TestKilledUnderWork(t *testing.T) {
 	v := s.restore(p)
 	u := s.supervise(p, v)
 	r := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 0))
+	v.do("read 0 1 1") // a pager that dies before the handshake is written down has no successor
 	v.do("work 11 0 6")
 	slowest, total := time.Duration(0), kills(t)
 	for range total {
