@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"os"
 	"testing"
 
 	v1 "github.com/roosthq/roost/api/gen/v1"
@@ -16,10 +17,18 @@ type kind struct {
 }
 
 // kinds are all that can run on any machine. What is not about the runtime is tested on the
-// one that a host without KVM takes by itself: gVisor.
-var kinds = []kind{
-	{name: "gvisor", isolation: "sentry"},
-	{name: "qemu", isolation: "emulated", virtual: true},
+// one that a host without KVM takes by itself: gVisor. Inside the lane it is Firecracker alone
+// (make test-firecracker): what a host with KVM takes by itself.
+var kinds = kindsHere()
+
+func kindsHere() []kind {
+	if os.Getenv(imagesVariable) != "" {
+		return []kind{{name: "firecracker", isolation: "hardware", virtual: true}}
+	}
+	return []kind{
+		{name: "gvisor", isolation: "sentry"},
+		{name: "qemu", isolation: "emulated", virtual: true},
+	}
 }
 
 // onEach runs a test on every runtime.
