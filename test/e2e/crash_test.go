@@ -137,6 +137,14 @@ var crashes = []crash{
 	{op: "template", point: "sandbox.template.named", ends: running},
 	{op: "template", point: "sandbox.snapshot.published", ends: running},
 
+	{op: "fill", point: "sandbox.fill.marked", ends: running, last: true, always: true, vm: true},
+	{op: "fill", point: "sandbox.fill.quiesced", ends: running, last: true},
+	{op: "fill", point: "sandbox.fill.frozen", ends: running, last: true, always: true, vm: true},
+	{op: "fill", point: "sandbox.fill.thawing", ends: running, last: true},
+	{op: "fill", point: "sandbox.fill.thawed", ends: running, last: true, always: true},
+	{op: "fill", point: "sandbox.fill.reserve", ends: running, last: true, always: true},
+	{op: "pause when full", point: "sandbox.fill.released", ends: running, always: true},
+
 	{op: "rm", point: "sandbox.destroy.marked", ends: gone, always: true},
 	{op: "rm", point: "sandbox.destroy.stopped", ends: gone, always: true},
 	{op: "rm", point: "sandbox.destroy.renamed", ends: gone, always: true},

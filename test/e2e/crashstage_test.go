@@ -25,6 +25,8 @@ type operation struct {
 	before, after func(s *stage)
 	// cold: memory may be given up; own: the sandbox is a new one each time.
 	cold, own bool
+	// run is what is done instead of a command line; it needs a disk of its own.
+	run func(s *stage) result
 	// images: it makes templates.
 	images bool
 }
@@ -42,6 +44,8 @@ var operations = map[string]operation{
 	"fork":                     {begins: running, args: onIt("fork", "-n", "2"), after: (*stage).checkForks},
 	"fork of a paused one":     {begins: paused, args: onIt("fork", "-n", "2"), after: (*stage).checkForks},
 	"template":                 {begins: running, args: func(s *stage) []string { return []string{"template", "create", "made", "--from", s.id} }, after: (*stage).dropTemplate, images: true},
+	"fill":                     {begins: running, run: (*stage).fillAndDrain, after: (*stage).goesOnByItself},
+	"pause when full":          {begins: running, run: (*stage).pauseWhenFull, after: (*stage).goesOnByItself},
 	"rm":                       {begins: running, args: onIt("rm"), own: true},
 }
 
@@ -67,8 +71,27 @@ func newStage(t *testing.T, k kind, op string) *stage {
 	if s.op.images {
 		s.ownImages()
 	}
+	if s.op.run != nil {
+		s.ownDisk()
+	}
 	s.up()
 	return s
+}
+
+// attempt is the operation.
+func (s *stage) attempt() result {
+	s.t.Helper()
+	if s.op.run != nil {
+		return s.op.run(s)
+	}
+	return s.try(s.op.args(s)...)
+}
+
+// succeeds is an attempt that must.
+func (s *stage) succeeds() {
+	s.t.Helper()
+	res := s.attempt()
+	require.Equal(s.t, 0, res.code, "%s%s", res.stdout, res.stderr)
 }
 
 // rows runs one after the other, on the same sandbox as long as all is well.
@@ -142,7 +165,7 @@ func (s *stage) failIt() {
 // killedAt kills the agent at the step and starts the next one.
 func (s *stage) killedAt(c crash) {
 	s.arm(c.point, "kill")
-	res := s.try(s.op.args(s)...)
+	res := s.attempt()
 	require.NotZero(s.t, res.code, "the agent dies at the step: %s%s", res.stdout, res.stderr)
 	s.dies()
 	s.disarm(c.point)
@@ -153,13 +176,13 @@ func (s *stage) killedAt(c crash) {
 // failedAt makes the step fail, as long as it is tried.
 func (s *stage) failedAt(c crash) {
 	s.arm(c.point, "error")
-	res := s.try(s.op.args(s)...)
+	res := s.attempt()
 	s.disarm(c.point)
 	if res.code != 0 {
 		require.Contains(s.t, res.stderr, "failpoint "+c.point, "the caller is told why")
 	}
 	if s.op.own {
-		s.run(s.op.args(s)...) // what could not be ended is ended by whoever comes next
+		s.succeeds() // what could not be ended is ended by whoever comes next
 	}
 	s.unstick()
 	s.endsAs(c, s.op.begins) // also what was committed may be taken back, by who still lives
@@ -227,7 +250,7 @@ func (s *stage) goesOn() {
 	if s.op.begins == paused {
 		s.run("pause", s.id)
 	}
-	s.run(s.op.args(s)...)
+	s.succeeds()
 	if s.op.after != nil {
 		s.op.after(s)
 	}

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -33,6 +34,8 @@ func onSmallDisk(t *testing.T, k kind) disk {
 		_, _ = exec.Command(roostBin, "uninstall", "--data", r.data, "--yes", "--keep-images").CombinedOutput()
 		_ = os.MkdirAll(d.mount, 0o700)
 	})
+	// It would be given to the pauses that must fail here.
+	r.arm("sandbox.fill.reserve", "error")
 	r.up()
 	return d
 }
@@ -56,6 +59,7 @@ func (d disk) leave(free int64) {
 func (d disk) grow() {
 	d.t.Helper()
 	require.NoError(d.t, unix.Mount("tmpfs", d.mount, "tmpfs", unix.MS_REMOUNT, "size=1g"))
+	eventually(d.t, time.Minute, "all go on", func() bool { return len(d.space().Frozen) == 0 })
 }
 
 // ballast is what a pause has to write, at least, in bytes.
