@@ -115,7 +115,7 @@ func (r *run) await(ctx context.Context) (*guest.Ended, error) {
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		case <-r.died:
-			return nil, errors.New("the VM died")
+			return nil, fmt.Errorf("the VM died: QEMU: %s", r.q.cmd.ProcessState)
 		case <-boot:
 			return nil, fmt.Errorf("the VM did not start the program in %s", bootLimit)
 		case <-limit:
