@@ -275,9 +275,12 @@ func (r *Runtime) Discard(ctx context.Context, spec runtime.Spec) error {
 	return r.removeLive(ctx, spec)
 }
 
-// Reap ends every process of the spec's uid.
+// Reap ends every process of the spec's uid, and lets go of the disks that they had.
 func (r *Runtime) Reap(ctx context.Context, spec runtime.Spec) error {
-	return uids.Kill(ctx, spec.UID)
+	if err := uids.Kill(ctx, spec.UID); err != nil {
+		return err
+	}
+	return r.detachAll(ctx, spec)
 }
 
 // ConsoleOf reads the console that a VM left.

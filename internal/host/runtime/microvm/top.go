@@ -239,9 +239,21 @@ func (r *Runtime) chain(live disk.Live, index int) []disk.Live {
 		out = append(out, live)
 		index += tops
 		layer := disk.Layer{Path: live.Path, SizeBytes: live.SizeBytes}
-		live = disk.Live{Stack: live.Stack.With(layer), Path: r.disk.LivePath(dir, index), SizeBytes: live.SizeBytes}
+		below := shallowed(live.Stack, dir, index)
+		live = disk.Live{Stack: below.With(layer), Path: r.disk.LivePath(dir, index), SizeBytes: live.SizeBytes}
 	}
 	return out
+}
+
+// shallowed is what prepareNext made of a stack for the disk of that index. A device stands on the
+// merged file, not on the layers that it was made of.
+func shallowed(stack disk.Stack, dir string, index int) disk.Stack {
+	path := mergedPath(dir, index)
+	if len(stack.Layers)+1 < disk.MaxDepth || !fileExists(path) {
+		return stack
+	}
+	below := disk.Stack{Base: stack.Base, Layers: stack.Layers[:sharedLayers(stack, dir)]}
+	return below.With(disk.Layer{Path: path, SizeBytes: stack.SizeBytes()})
 }
 
 // isSealed tells a layer from a live disk.
@@ -253,9 +265,28 @@ func isSealed(path string) (bool, error) {
 	return st.Mode().Perm()&0o200 == 0, nil
 }
 
-// removeLive removes the live disks of a start; what a capture has of them stays. The last
-// comes first, so that what an interrupted removal leaves is still found.
+// detachAll lets go of the disks of a start, of which nothing runs any more: those that captures
+// have too, whose devices nobody else would look for, and one whose file was removed before them.
+func (r *Runtime) detachAll(ctx context.Context, spec runtime.Spec) error {
+	if spec.DiskDir == "" {
+		return nil
+	}
+	var errs []error
+	for index := spec.DiskIndex; ; index += tops {
+		path := r.disk.LivePath(spec.DiskDir, index)
+		errs = append(errs, r.disk.Detach(ctx, disk.Live{Path: path}))
+		if !fileExists(path) {
+			return errors.Join(errs...)
+		}
+	}
+}
+
+// removeLive removes the live disks of a start; what a capture has of them stays, but for its
+// devices. The last comes first, so that what an interrupted removal leaves is still found.
 func (r *Runtime) removeLive(ctx context.Context, spec runtime.Spec) error {
+	if err := r.detachAll(ctx, spec); err != nil {
+		return err
+	}
 	var live []string
 	for index := spec.DiskIndex; ; index += tops {
 		path := r.disk.LivePath(spec.DiskDir, index)
@@ -282,15 +313,9 @@ func (r *Runtime) removeLive(ctx context.Context, spec runtime.Spec) error {
 // (the template's layer, those that a fork has of its source) is shared and stays, unless only
 // merging that makes the stack shallower.
 func (r *Runtime) shallow(ctx context.Context, stack disk.Stack, dir string, index int) (disk.Stack, error) {
-	shared := 0
-	for shared < len(stack.Layers) && filepath.Dir(stack.Layers[shared].Path) != dir {
-		shared++
-	}
-	if len(stack.Layers)-shared < 2 {
-		shared = min(shared, 1)
-	}
+	shared := sharedLayers(stack, dir)
 	below := disk.Stack{Base: stack.Base, Layers: stack.Layers[:shared]}
-	dst := filepath.Join(dir, fmt.Sprintf("merged-%d", index))
+	dst := mergedPath(dir, index)
 	// One that a crash left unpublished is nobody's.
 	if err := os.Remove(dst); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return stack, fault.Wrap(err, "replace", dst)
@@ -300,4 +325,18 @@ func (r *Runtime) shallow(ctx context.Context, stack disk.Stack, dir string, ind
 		return stack, err
 	}
 	return below.With(merged), nil
+}
+
+func mergedPath(dir string, index int) string { return filepath.Join(dir, fmt.Sprintf("merged-%d", index)) }
+
+// sharedLayers is how many of a stack's layers shallow leaves as they are.
+func sharedLayers(stack disk.Stack, dir string) int {
+	shared := 0
+	for shared < len(stack.Layers) && filepath.Dir(stack.Layers[shared].Path) != dir {
+		shared++
+	}
+	if len(stack.Layers)-shared < 2 {
+		shared = min(shared, 1)
+	}
+	return shared
 }

@@ -117,6 +117,55 @@ func TestFindTop(t *testing.T) {
 	require.ErrorContains(t, err, "a capture stands on one above it")
 }
 
+// What a deep stack was merged into for the disk that a VM went on to is what that stands on.
+func TestFindTopOverMerged(t *testing.T) {
+	t.Parallel()
+	r := New(nil, qcow2.New())
+	dir := t.TempDir()
+	stack := stackIn(t, r, append([]string{t.TempDir()}, repeat(dir, disk.MaxDepth-2)...))
+	const index = 50
+	live, err := r.disk.Open(t.Context(), stack, disk.SizeUnit, dir, index)
+	require.NoError(t, err)
+	at := &top{live: live, index: index}
+	layer, _, err := r.disk.Seal(t.Context(), live, 0, nil)
+	require.NoError(t, err)
+	require.NoError(t, r.prepareNext(t.Context(), at, layer))
+	require.Len(t, at.next.Stack.Layers, 3, "shared, merged, layer")
+	info, err := os.Stat(at.next.Path)
+	require.NoError(t, err)
+	got := &top{}
+	rec := instanceRecord{Live: live, DiskIndex: index} // of before it went on
+	require.NoError(t, r.findTop(t.Context(), got, runtime.Spec{DiskIndex: index}, rec, info))
+	require.NoError(t, r.sumOwn(t.Context(), got.live))
+	require.Equal(t, *at.next, got.live)
+}
+
+// Nobody else looks for the devices of disks whose VM has ended without its agent, least of all of
+// those that a capture has.
+func TestReapLetsGoOfDisks(t *testing.T) {
+	t.Parallel()
+	for name, end := range map[string]func(*Runtime, runtime.Spec) error{
+		"reap":    func(r *Runtime, s runtime.Spec) error { return r.Reap(t.Context(), s) },
+		"discard": func(r *Runtime, s runtime.Spec) error { return r.Discard(t.Context(), s) },
+	} {
+		disks := &clinging{Driver: qcow2.New()}
+		r := New(nil, disks)
+		spec := runtime.Spec{DiskDir: t.TempDir(), DiskIndex: 2, UID: 1<<30 + 7}
+		var want []string
+		for i, mode := range []os.FileMode{0o400, 0o400, 0o600, 0} {
+			path := r.disk.LivePath(spec.DiskDir, 2+i*tops)
+			if mode != 0 { // the last one's file has gone
+				require.NoError(t, os.WriteFile(path, nil, mode))
+			}
+			want = append(want, path)
+		}
+		require.NoError(t, end(r, spec), name)
+		require.Subset(t, disks.detached, want, name)
+		disks.path = want[0]
+		require.ErrorIs(t, end(r, spec), errClings, name)
+	}
+}
+
 // Discard removes live disks; what a capture may have stays.
 func TestRemoveLive(t *testing.T) {
 	t.Parallel()
