@@ -50,6 +50,7 @@ func (s site) newFirecracker(ctx context.Context) (*firecracker.Driver, error) {
 	}
 	opts := firecracker.Options{
 		Binary: s.opts.firecracker, Jailer: s.opts.jailer, CgroupParent: cgroupParent(s.installation),
+		DiskRate: s.opts.diskRate << 20, NetRate: s.opts.netRate << 20,
 		ProbeDir: paths.Data(s.opts.data).Cache(), ProbeUID: s.installation.UIDs.UID(0), Logger: s.log,
 	}
 	if !s.leaving {

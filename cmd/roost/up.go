@@ -35,11 +35,13 @@ type upOptions struct {
 	runtime, accel      string
 	// firecracker and jailer are paths; "" looks for them.
 	firecracker, jailer string
-	logFile, readyFile  string
-	resolvers           []string
-	subnet              string
-	pool                int
-	verbose             bool
+	// diskRate and netRate bound each of Firecracker's VMs, in MB a second; 0 is no bound.
+	diskRate, netRate  int64
+	logFile, readyFile string
+	resolvers          []string
+	subnet             string
+	pool               int
+	verbose            bool
 }
 
 func upCommand() *cobra.Command {
@@ -66,6 +68,8 @@ it (Ctrl-C, SIGTERM, even kill -9) leaves sandboxes running; the next start adop
 	f.StringVar(&opts.accel, "accel", os.Getenv("ROOST_ACCEL"), "how QEMU runs guests: auto, kvm or tcg (ROOST_ACCEL); auto boots a guest under KVM to see whether that works")
 	f.StringVar(&opts.firecracker, "firecracker", os.Getenv(firecracker.EnvBinary), "path of firecracker, 1.15.1 or later ("+firecracker.EnvBinary+"; default: beside roost, or in PATH)")
 	f.StringVar(&opts.jailer, "jailer", os.Getenv(firecracker.EnvJailer), "path of jailer, of the same release ("+firecracker.EnvJailer+"; default: beside roost, or in PATH)")
+	f.Int64Var(&opts.diskRate, "vm-disk-rate", 0, "MB a second that each of Firecracker's VMs may read and write on its disk; 0 is no bound")
+	f.Int64Var(&opts.netRate, "vm-net-rate", 0, "MB a second that each of Firecracker's VMs may send, and receive; 0 is no bound")
 	f.StringVar(&opts.logFile, "log-file", "", "write the log there instead of standard error")
 	f.StringVar(&opts.readyFile, "ready-file", "", "write the API's address there when it serves")
 	f.StringSliceVar(&opts.resolvers, "resolver", nil, "DNS server for sandboxes, IP or IP:port (default: the host's)")
@@ -94,6 +98,10 @@ func up(ctx context.Context, opts upOptions, out io.Writer) error {
 	if !slices.Contains(append([]string{runtimeAuto}, runtimeNames...), opts.runtime) {
 		return fault.New(fault.Invalid, "start", "roost", fmt.Sprintf("--runtime is %q", opts.runtime)).
 			WithHint("it must be auto, " + anyOf(runtimeNames))
+	}
+	if opts.diskRate < 0 || opts.netRate < 0 {
+		return fault.New(fault.Invalid, "start", "roost", fmt.Sprintf("--vm-disk-rate %d, --vm-net-rate %d", opts.diskRate, opts.netRate)).
+			WithHint("a rate is a number of MB a second, or 0 for no bound")
 	}
 	log, closeLog, err := openLog(opts)
 	if err != nil {

@@ -60,13 +60,17 @@ func (vm *VM) configure(ctx context.Context, cfg vmm.Config) error {
 		// Not the root device, or Firecracker would tell the kernel to mount it.
 		err := vm.api.AddDrive(ctx, api.Drive{
 			ID: diskID, Path: inJail(diskNode), Cache: api.CacheWriteback, Engine: api.EngineSync,
+			RateLimiter: limiter(vm.d.o.DiskRate),
 		})
 		if err != nil {
 			return err
 		}
 	}
 	if cfg.TapName != "" {
-		err := vm.api.AddNetworkInterface(ctx, api.NetworkInterface{ID: netID, Tap: cfg.TapName, MAC: cfg.MAC})
+		rate := limiter(vm.d.o.NetRate)
+		err := vm.api.AddNetworkInterface(ctx, api.NetworkInterface{
+			ID: netID, Tap: cfg.TapName, MAC: cfg.MAC, RxRateLimiter: rate, TxRateLimiter: rate,
+		})
 		if err != nil {
 			return err
 		}

@@ -31,6 +31,9 @@ type Options struct {
 	CPUTemplate string
 	// CgroupParent is the cgroup that VMs' cgroups are made in, a plain name; "" is no cgroups.
 	CgroupParent string
+	// DiskRate and NetRate bound what a VM reads and writes, and what it sends and what it receives, in
+	// bytes a second; 0 is no bound.
+	DiskRate, NetRate int64
 	// ProbeDir is a directory in which the probe makes its own: on the file system of VMs'
 	// directories, since a jail needs one that runs programs and has devices. "" is os.TempDir.
 	ProbeDir string

@@ -73,6 +73,9 @@ func (vm *VM) load(ctx context.Context, cfg vmm.Config) error {
 	if err := vm.paused(ctx); err != nil {
 		return err
 	}
+	if err := vm.limitRates(ctx, cfg); err != nil {
+		return err
+	}
 	// Neither is looked at again. The memory file stays mapped.
 	for _, name := range []string{savedFile, pagerSocket} {
 		if err := os.Remove(vm.jail.path(name)); err != nil && !errors.Is(err, os.ErrNotExist) {

@@ -63,6 +63,11 @@ func (c *Client) PatchDrive(ctx context.Context, d DrivePatch) error {
 	return c.do(ctx, quick, http.MethodPatch, "/drives/"+url.PathEscape(d.ID), d, nil)
 }
 
+// PatchNetworkInterface changes the rates of a started VM.
+func (c *Client) PatchNetworkInterface(ctx context.Context, n NetworkInterfacePatch) error {
+	return c.do(ctx, quick, http.MethodPatch, "/network-interfaces/"+url.PathEscape(n.ID), n, nil)
+}
+
 // CreateSnapshot is for a paused VM.
 func (c *Client) CreateSnapshot(ctx context.Context, s SnapshotCreate) error {
 	return c.do(ctx, long, http.MethodPut, "/snapshot/create", s, nil)

@@ -20,7 +20,7 @@ import (
 // types are the client's, by the names that api.json has.
 var types = map[string]any{
 	"MachineConfig": api.MachineConfig{}, "BootSource": api.BootSource{}, "Drive": api.Drive{}, "DrivePatch": api.DrivePatch{},
-	"NetworkInterface": api.NetworkInterface{}, "RateLimiter": api.RateLimiter{}, "TokenBucket": api.TokenBucket{},
+	"NetworkInterface": api.NetworkInterface{}, "NetworkInterfacePatch": api.NetworkInterfacePatch{}, "RateLimiter": api.RateLimiter{}, "TokenBucket": api.TokenBucket{},
 	"Entropy": api.Entropy{}, "Action": api.Action{}, "VMState": api.VMState{}, "SnapshotCreate": api.SnapshotCreate{},
 	"MemoryBackend": api.MemoryBackend{}, "NetworkOverride": api.NetworkOverride{}, "SnapshotLoad": api.SnapshotLoad{},
 	"Instance": api.Instance{}, "Version": api.Version{}, "Fault": api.Fault{},
@@ -122,7 +122,8 @@ func TestCallsAreAsDescribed(t *testing.T) {
 	require.NoError(t, c.Start(ctx))
 	require.NoError(t, c.Pause(ctx))
 	require.NoError(t, c.Resume(ctx))
-	require.NoError(t, c.PatchDrive(ctx, api.DrivePatch{ID: "d", Path: "/d"}))
+	require.NoError(t, c.PatchDrive(ctx, api.DrivePatch{ID: "d", Path: "/d", RateLimiter: limiter}))
+	require.NoError(t, c.PatchNetworkInterface(ctx, api.NetworkInterfacePatch{ID: "n", RxRateLimiter: limiter, TxRateLimiter: limiter}))
 	require.NoError(t, c.CreateSnapshot(ctx, api.SnapshotCreate{Type: api.SnapshotDiff, State: "/s", Memory: "/m"}))
 	require.NoError(t, c.LoadSnapshot(ctx, api.SnapshotLoad{
 		State: "/s", Memory: api.MemoryBackend{Type: api.MemoryUffd, Path: "/p"}, NetworkOverrides: []api.NetworkOverride{{ID: "n", Tap: "t"}},

@@ -34,10 +34,12 @@ type Drive struct {
 	RateLimiter *RateLimiter `json:"rate_limiter,omitempty"`
 }
 
-// DrivePatch is PATCH /drives/{id}: the file is opened again, and its size read.
+// DrivePatch is PATCH /drives/{id}: with a path the file is opened again, and its size read.
 type DrivePatch struct {
 	ID   string `json:"drive_id"`
-	Path string `json:"path_on_host"`
+	Path string `json:"path_on_host,omitempty"`
+	// RateLimiter replaces the one that is there; a bucket of zeros takes it away.
+	RateLimiter *RateLimiter `json:"rate_limiter,omitempty"`
 }
 
 // NetworkInterface is PUT /network-interfaces/{id}.
@@ -45,6 +47,13 @@ type NetworkInterface struct {
 	ID            string       `json:"iface_id"`
 	Tap           string       `json:"host_dev_name"`
 	MAC           string       `json:"guest_mac,omitempty"`
+	RxRateLimiter *RateLimiter `json:"rx_rate_limiter,omitempty"`
+	TxRateLimiter *RateLimiter `json:"tx_rate_limiter,omitempty"`
+}
+
+// NetworkInterfacePatch is PATCH /network-interfaces/{id}.
+type NetworkInterfacePatch struct {
+	ID            string       `json:"iface_id"`
 	RxRateLimiter *RateLimiter `json:"rx_rate_limiter,omitempty"`
 	TxRateLimiter *RateLimiter `json:"tx_rate_limiter,omitempty"`
 }

@@ -58,6 +58,8 @@ func (m *machine) obey(verb, rest string) (string, error) {
 	switch verb {
 	case "state":
 		return m.state, nil
+	case "rates":
+		return fmt.Sprintf("%d %d", m.diskRate, m.netRate), nil
 	case "print":
 		say(rest)
 	case "write":
@@ -112,7 +114,7 @@ func (g *Guest) Tell(t testing.TB, command string) {
 }
 
 // Ask gives one: "print TEXT"; "write PAGE TEXT", "read PAGE" of memory; "disk OFFSET TEXT", "size";
-// "path", "state" (what the VMM thinks); "fail write" or "fail sync" (the next save); "make FILE".
+// "path", "state", "rates" (what the VMM thinks); "fail write" or "fail sync" (the next save); "make FILE".
 func (g *Guest) Ask(t testing.TB, command string) string {
 	t.Helper()
 	reply := g.Try(t, command)

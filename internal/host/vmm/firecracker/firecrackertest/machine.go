@@ -30,9 +30,25 @@ type body struct {
 		Type string `json:"backend_type"`
 		Path string `json:"backend_path"`
 	} `json:"mem_backend"`
+	Limit     *limiter `json:"rate_limiter"`
+	Tx        *limiter `json:"tx_rate_limiter"`
 	Overrides []struct {
 		Interface string `json:"iface_id"`
 	} `json:"network_overrides"`
+}
+
+// limiter is as much of one as the stand-in keeps.
+type limiter struct {
+	Bandwidth *struct {
+		Size int64 `json:"size"`
+	} `json:"bandwidth"`
+}
+
+// set changes a rate as a limiter says; one that is not there changes nothing.
+func (l *limiter) set(rate *int64) {
+	if l != nil && l.Bandwidth != nil {
+		*rate = l.Bandwidth.Size
+	}
 }
 
 // change does what a request asks for.
@@ -48,11 +64,15 @@ func (m *machine) change(kind string, raw []byte) error {
 	case "BootSource":
 		return m.setBootSource(b)
 	case "Drive":
+		b.Limit.set(&m.diskRate)
 		return m.openDisk(b)
 	case "DrivePatch":
 		return m.patchDrive(b)
 	case "NetworkInterface":
 		m.booting, m.iface = true, b.Interface
+		b.Tx.set(&m.netRate)
+	case "NetworkInterfacePatch":
+		return m.patchInterface(b)
 	case "Entropy":
 		m.booting = true
 	case "Action":
@@ -103,7 +123,19 @@ func (m *machine) patchDrive(b body) error {
 	if b.Drive != m.drive {
 		return fmt.Errorf("unable to patch the block device: no such drive %s", b.Drive)
 	}
+	b.Limit.set(&m.diskRate)
+	if b.Path == "" {
+		return nil
+	}
 	return m.openDisk(b)
+}
+
+func (m *machine) patchInterface(b body) error {
+	if b.Interface != m.iface {
+		return fmt.Errorf("unable to patch the network interface: no such interface %s", b.Interface)
+	}
+	b.Tx.set(&m.netRate)
+	return nil
 }
 
 func (m *machine) act(b body) error {
@@ -133,13 +165,14 @@ func (m *machine) write(page int, text string) {
 type saved struct {
 	MemoryMB               int
 	Path, Drive, Interface string
+	DiskRate, NetRate      int64
 }
 
 func (m *machine) save(b body) error {
 	if m.state != paused {
 		return errors.New("save/restore unavailable while running")
 	}
-	raw, err := json.Marshal(saved{m.config.MemoryMB, m.path, m.drive, m.iface})
+	raw, err := json.Marshal(saved{m.config.MemoryMB, m.path, m.drive, m.iface, m.diskRate, m.netRate})
 	if err != nil {
 		return err
 	}
@@ -221,6 +254,7 @@ func (m *machine) restore(b body) error {
 		}
 	}
 	m.config.MemoryMB, m.iface, m.config.Track = s.MemoryMB, s.Interface, b.Track
+	m.diskRate, m.netRate = s.DiskRate, s.NetRate
 	if err := m.mapMemory(b); err != nil {
 		return err
 	}

@@ -34,11 +34,13 @@ type machine struct {
 	kernel bool
 	disk   *os.File
 	// path of the disk, as it is saved.
-	path   string
-	drive  string
-	iface  string
-	memory []byte
-	dirty  map[int]bool
+	path  string
+	drive string
+	iface string
+	// rates are the bytes a second of drive and network interface; 0 is no bound.
+	diskRate, netRate int64
+	memory            []byte
+	dirty             map[int]bool
 	// failing is what the next save fails with.
 	failing string
 }
