@@ -67,8 +67,11 @@ func (vm *VM) switchDisk(ctx context.Context, next vmm.Node) error {
 	}
 	vm.stale = true
 	err := vm.api.PatchDrive(ctx, api.DrivePatch{ID: diskID, Path: inJail(nextNode)})
-	// A VMM that answers too late may have done it all the same.
+	// A VMM that answers too late may have done it all the same, or do it yet: see findNode.
 	if now, lookErr := vm.writesTo(); err != nil && (lookErr != nil || !sameDisk(now, next.Path)) {
+		if lookErr != nil {
+			return errors.Join(err, lookErr)
+		}
 		return errors.Join(err, vm.dropNext())
 	}
 	if failpoint.Hit("firecracker.switch.done") == nil {
@@ -96,7 +99,11 @@ func (vm *VM) dropNext() error {
 // settleDisk ends or takes back what a switch left: afterwards the disk that the VMM writes to has
 // the name that saved state has, and there is no other.
 func (vm *VM) settleDisk(ctx context.Context) error {
-	if vm.inUse(nextNode) {
+	switched, err := vm.inUse(nextNode)
+	if err != nil {
+		return err // not to take away what it uses
+	}
+	if switched {
 		vm.stale = true
 		vm.jail.takeBack(diskNode)
 		if err := os.Rename(vm.jail.path(nextNode), vm.jail.path(diskNode)); err != nil {
@@ -114,7 +121,11 @@ func (vm *VM) knowDisk(ctx context.Context) error {
 	if !vm.stale {
 		return nil
 	}
-	if vm.inUse(nextNode) {
+	switched, err := vm.inUse(nextNode)
+	if err != nil {
+		return err
+	}
+	if switched {
 		if err := os.Rename(vm.jail.path(nextNode), vm.jail.path(diskNode)); err != nil {
 			return fault.Wrap(err, "rename", nextNode)
 		}
@@ -123,8 +134,8 @@ func (vm *VM) knowDisk(ctx context.Context) error {
 		vm.stale = false // it has no disk
 		return nil
 	}
-	if !vm.inUse(diskNode) {
-		return fault.New(fault.Internal, "check", "disk", "the VMM writes to another than its jail has")
+	if err := vm.findNode(); err != nil {
+		return err
 	}
 	if err := vm.api.PatchDrive(ctx, api.DrivePatch{ID: diskID, Path: inJail(diskNode)}); err != nil {
 		return err
@@ -133,10 +144,32 @@ func (vm *VM) knowDisk(ctx context.Context) error {
 	return nil
 }
 
-// inUse tells whether the VMM writes to a node of its jail.
-func (vm *VM) inUse(name string) bool {
+// findNode makes the jail's node that of the device that the VMM writes to. It is another's when the
+// VMM took the new device after it was given up on, and its node removed.
+func (vm *VM) findNode() error {
 	now, err := vm.writesTo()
-	return err == nil && sameDisk(now, vm.jail.path(name))
+	if err != nil || sameDisk(now, vm.jail.path(diskNode)) {
+		return err
+	}
+	if !isBlock(now) {
+		return fault.New(fault.Internal, "check", "disk", "the VMM writes to another than its jail has")
+	}
+	if err := vm.dropNext(); err != nil {
+		return err
+	}
+	if err := vm.jail.putDevice(now.Sys().(*syscall.Stat_t).Rdev, nextNode); err != nil {
+		return errors.Join(err, vm.dropNext())
+	}
+	return fault.Wrap(os.Rename(vm.jail.path(nextNode), vm.jail.path(diskNode)), "rename", nextNode)
+}
+
+// inUse tells whether the VMM writes to a node of its jail.
+func (vm *VM) inUse(name string) (bool, error) {
+	now, err := vm.writesTo()
+	if fault.Is(err, fault.NotFound) { // it has no disk
+		return false, nil
+	}
+	return err == nil && sameDisk(now, vm.jail.path(name)), err
 }
 
 // sameDisk tells whether path is the device, by whatever node, or the file that info is of.

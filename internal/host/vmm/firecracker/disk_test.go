@@ -104,6 +104,39 @@ func loop(t testing.TB) vmm.Node {
 	}
 }
 
+// A VMM may take a device after it was given up on: its jail gets that one's node.
+func TestNodeOfADeviceTakenLate(t *testing.T) {
+	t.Parallel()
+	d := fakeDriver(t)
+	cfg := fakeConfig(t)
+	old, next := loop(t), loop(t)
+	cfg.Drive = []vmm.Node{old}
+	vm, g := boot(t, d, cfg)
+	require.NoError(t, vm.Pause(t.Context()))
+	require.NoError(t, vm.SwitchDisk(t.Context(), []vmm.Node{next}))
+	node := filepath.Join(filepath.Dir(vm.Handle().Socket), "disk")
+	was, err := os.Stat(old.Path)
+	require.NoError(t, err)
+	require.NoError(t, os.Remove(node))
+	require.NoError(t, unix.Mknod(node, unix.S_IFBLK|0o600, int(was.Sys().(*syscall.Stat_t).Rdev)))
+	h := vm.Handle()
+	vm.Detach()
+	again, err := d.Adopt(t.Context(), h)
+	require.NoError(t, err)
+	killAtEnd(t, again)
+	saveState(t, again)
+	writesTo(t, again, next)
+	require.Equal(t, "/disk", g.Ask(t, "path"))
+	now, err := os.Stat(node)
+	require.NoError(t, err)
+	want, err := os.Stat(next.Path)
+	require.NoError(t, err)
+	require.Equal(t, want.Sys().(*syscall.Stat_t).Rdev, now.Sys().(*syscall.Stat_t).Rdev)
+	require.Equal(t, cfg.UID, int(now.Sys().(*syscall.Stat_t).Uid))
+	require.NoError(t, again.SwitchDisk(t.Context(), []vmm.Node{old}), "and on")
+	writesTo(t, again, old)
+}
+
 // TestBlockDevice: the jail has a node of its own, and what is told is the host's.
 func TestBlockDevice(t *testing.T) {
 	t.Parallel()

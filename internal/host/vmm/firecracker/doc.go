@@ -30,7 +30,8 @@
 // Firecracker writes the pages that were written since the last save into one sparse file that has
 // the VM's size, over what is there: so "dirty" accumulates, and an interrupted save loses nothing;
 // Firecracker takes up the pages again that it did not come to. Where it wrote all and the host's
-// disk failed to take it, the next save is of all memory (the file "full" tells).
+// disk failed to take it, or nobody heard how a save ended, the next one is of all memory (the file
+// "full" tells).
 //
 // # Failure rules
 //

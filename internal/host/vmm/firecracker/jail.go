@@ -169,13 +169,11 @@ func (j jail) putDrive(n vmm.Node, name string) error {
 	if err := unix.Stat(n.Path, &st); err != nil {
 		return fault.Wrap(err, "put into jail", n.Path)
 	}
-	at := j.path(name)
-	var err error
 	if st.Mode&unix.S_IFMT == unix.S_IFBLK {
-		err = unix.Mknod(at, unix.S_IFBLK|0o600, int(st.Rdev))
-	} else {
-		err = link(n.Path, at)
+		return j.putDevice(st.Rdev, name)
 	}
+	at := j.path(name)
+	err := link(n.Path, at)
 	if errors.Is(err, unix.EXDEV) {
 		return fault.New(fault.FailedPrecondition, "put into jail", n.Path, "it is on another file system than the jail").
 			WithHint("keep disks that are files on the file system of the sandboxes' directories")
@@ -184,6 +182,16 @@ func (j jail) putDrive(n vmm.Node, name string) error {
 		err = errors.Join(os.Lchown(at, j.uid, j.gid), os.Chmod(at, 0o600))
 	}
 	return fault.Wrap(err, "put into jail", n.Path)
+}
+
+// putDevice gives the VM a block device under a name.
+func (j jail) putDevice(number uint64, name string) error {
+	at := j.path(name)
+	err := unix.Mknod(at, unix.S_IFBLK|0o600, int(number))
+	if err == nil {
+		err = errors.Join(os.Lchown(at, j.uid, j.gid), os.Chmod(at, 0o600))
+	}
+	return fault.Wrap(err, "put into jail", fmt.Sprintf("device %d:%d", unix.Major(number), unix.Minor(number)))
 }
 
 // putOut makes the files that the VMM writes: it can make none itself. The memory file has its size

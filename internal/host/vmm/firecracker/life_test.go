@@ -199,6 +199,35 @@ func TestDirtyAccumulates(t *testing.T) {
 	require.Equal(t, "template", all[7])
 }
 
+// A save that nobody saw the end of may have lost its pages.
+func TestSaveWithoutAnAnswer(t *testing.T) {
+	t.Parallel()
+	d := fakeDriver(t)
+	vm, g := boot(t, d, fakeConfig(t))
+	g.Ask(t, "write 1 first")
+	state := saveState(t, vm)
+	require.NoError(t, vm.Resume(t.Context()))
+	g.Ask(t, "write 2 second")
+	g.Ask(t, "fail silently")
+	require.NoError(t, vm.Pause(t.Context()))
+	require.Error(t, vm.SaveState(t.Context(), state))
+	h := vm.Handle()
+	vm.Detach() // as if the agent had died meanwhile
+	again, err := d.Adopt(t.Context(), h)
+	require.NoError(t, err)
+	killAtEnd(t, again)
+	saveState(t, again)
+	all := dirtyPages(t, again)
+	require.Equal(t, "first", all[1])
+	require.Equal(t, "second", all[2])
+	require.NoError(t, again.Resume(t.Context()))
+	g.Ask(t, "write 3 third")
+	saveState(t, again)
+	require.Equal(t, "third", dirtyPages(t, again)[3])
+	_, err = os.Lstat(filepath.Join(filepath.Dir(h.Console), "jail", "full"))
+	require.ErrorIs(t, err, os.ErrNotExist, "the next saves are small again")
+}
+
 func TestExitReasons(t *testing.T) {
 	t.Parallel()
 	d := fakeDriver(t)

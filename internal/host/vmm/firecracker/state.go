@@ -55,7 +55,9 @@ func (vm *VM) saveState(ctx context.Context, w *os.File) error {
 // and then the host's disk failed.
 const unsynced = "on the memory backing file"
 
-// snapshot writes state and pages. A save that failed is made good by the next.
+// snapshot writes state and pages. A save that failed is made good by the next: by one of all memory
+// where the VMM may have forgotten what it had to write. So it may when nobody has heard how it ended:
+// the agent died or gave up meanwhile. The mark is there from before the call until it is known.
 func (vm *VM) snapshot(ctx context.Context) error {
 	create := api.SnapshotCreate{Type: api.SnapshotDiff, State: inJail(stateFile), Memory: inJail(dirtyFile)}
 	mark := filepath.Join(vm.jail.base, fullMark)
@@ -63,15 +65,20 @@ func (vm *VM) snapshot(ctx context.Context) error {
 	full := err == nil
 	if full {
 		create.Type = api.SnapshotFull
+	} else if err := os.WriteFile(mark, nil, 0o600); err != nil {
+		return fault.Wrap(err, "mark", "save")
 	}
 	err = vm.api.CreateSnapshot(ctx, create)
-	switch {
-	case err != nil && strings.Contains(err.Error(), unsynced):
-		return errors.Join(err, os.WriteFile(mark, nil, 0o600))
-	case err == nil && full:
-		return os.Remove(mark)
+	if err == nil || !full && remembers(err) {
+		return errors.Join(err, fault.Wrap(os.Remove(mark), "mark", "save"))
 	}
 	return err
+}
+
+// remembers tells whether a save failed by an answer that leaves the pages to the next one.
+func remembers(err error) bool {
+	refused := fault.Is(err, fault.FailedPrecondition) || fault.Is(err, fault.ResourceExhausted)
+	return refused && !strings.Contains(err.Error(), unsynced)
 }
 
 // openOut opens a file that the VMM writes.

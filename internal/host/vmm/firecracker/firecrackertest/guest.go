@@ -114,7 +114,8 @@ func (g *Guest) Tell(t testing.TB, command string) {
 }
 
 // Ask gives one: "print TEXT"; "write PAGE TEXT", "read PAGE" of memory; "disk OFFSET TEXT", "size";
-// "path", "state", "rates" (what the VMM thinks); "fail write" or "fail sync" (the next save); "make FILE".
+// "path", "state", "rates" (what the VMM thinks); "fail write", "fail sync" or "fail silently", which
+// is sync without an answer (the next save); "make FILE".
 func (g *Guest) Ask(t testing.TB, command string) string {
 	t.Helper()
 	reply := g.Try(t, command)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -213,6 +214,10 @@ func (m *machine) saveMemory(f *os.File, diff bool) error {
 		}
 	}
 	m.dirty = map[int]bool{}
+	if failing == "silently" {
+		_ = errors.Join(f.Truncate(0), f.Truncate(int64(len(m.memory))))
+		panic(http.ErrAbortHandler)
+	}
 	if failing == "sync" {
 		// The pages did not get there.
 		_ = errors.Join(f.Truncate(0), f.Truncate(int64(len(m.memory))))
