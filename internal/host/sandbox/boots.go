@@ -20,6 +20,8 @@ const templateID = "template"
 type bootNote struct {
 	Runtime string `json:"runtime"`
 	UID     int    `json:"uid"`
+	// DiskDir is where its disk lay: by that its devices are found when its files have gone.
+	DiskDir string `json:"disk_dir,omitempty"`
 	dir     string
 }
 
@@ -59,7 +61,7 @@ func (m *Manager) reapBoots(ctx context.Context, notes []bootNote) error {
 	_, busy := m.wanted()
 	var errs []error
 	for _, n := range notes {
-		spec := runtime.Spec{ID: templateID, RunDir: n.dir, UID: n.UID}
+		spec := runtime.Spec{ID: templateID, RunDir: n.dir, DiskDir: n.DiskDir, UID: n.UID}
 		if busy[n.UID] || !m.cfg.UIDs.Contains(n.UID) {
 			spec.UID = 0
 		}

@@ -220,7 +220,7 @@ func (m *Manager) startThrowAway(ctx context.Context, rt runtime.Runtime, o orig
 	if err != nil {
 		return nil, err
 	}
-	dir, err := m.bootDir(rt, slot, undos)
+	dir, err := m.bootDir(rt, slot, "", undos)
 	if err != nil {
 		return nil, err
 	}

@@ -256,11 +256,15 @@ type reaped struct {
 	*sandboxtest.Runtime
 	mu   sync.Mutex
 	uids map[string]int
+	dirs []string // of disks
 }
 
 func (r *reaped) Reap(ctx context.Context, spec runtime.Spec) error {
 	r.mu.Lock()
 	r.uids[filepath.Base(spec.RunDir)] = spec.UID
+	if spec.DiskDir != "" {
+		r.dirs = append(r.dirs, spec.DiskDir)
+	}
 	r.mu.Unlock()
 	return r.Runtime.Reap(ctx, spec)
 }
@@ -272,7 +276,7 @@ func TestInterruptedTemplateBoot(t *testing.T) {
 		a, uid := id("a"), h.UIDs.UID(100)
 		h.create(a)
 		h.stop()
-		h.note("boot-1", bootNote{Runtime: h.Runtime.Name(), UID: uid})
+		h.note("boot-1", bootNote{Runtime: h.Runtime.Name(), UID: uid, DiskDir: "/its/disk"})
 		h.note("boot-2", bootNote{Runtime: h.Runtime.Name(), UID: h.sandbox(a).journal().UID})
 		h.note("boot-3", bootNote{Runtime: h.Runtime.Name(), UID: foreignUID})
 		r := &reaped{Runtime: h.Runtime, uids: map[string]int{}}
@@ -280,6 +284,7 @@ func TestInterruptedTemplateBoot(t *testing.T) {
 		h.Connect()
 		h.start()
 		require.Equal(t, map[string]int{"boot-1": uid, "boot-2": 0, "boot-3": 0}, r.uids)
+		require.Equal(t, []string{"/its/disk"}, r.dirs, "its devices are found by where its disk lay")
 		require.Empty(t, h.m.bootNotes())
 		h.answers(a)
 	})

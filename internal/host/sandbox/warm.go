@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -167,7 +168,7 @@ func (m *Manager) buildSlot(ctx context.Context, kind network.PortKind, undos *u
 
 // captureTemplate boots the template until its guest answers and captures it.
 func (m *Manager) captureTemplate(ctx context.Context, rt runtime.Runtime, dir string, slot *network.Slot, token string, r runtime.Resources, t image.Template, undos *undo.Stack) ([]byte, error) {
-	run, err := m.bootDir(rt, slot, undos)
+	run, err := m.bootDir(rt, slot, dir, undos)
 	if err != nil {
 		return nil, err
 	}
@@ -206,14 +207,16 @@ func (m *Manager) captureTemplate(ctx context.Context, rt runtime.Runtime, dir s
 }
 
 // bootDir makes the directory of a boot that no journal names, with a note of it for the agent
-// after a crash.
-func (m *Manager) bootDir(rt runtime.Runtime, slot *network.Slot, undos *undo.Stack) (string, error) {
+// after a crash. disk is where its disk will lie; "" is in the same.
+func (m *Manager) bootDir(rt runtime.Runtime, slot *network.Slot, disk string, undos *undo.Stack) (string, error) {
 	dir, err := os.MkdirTemp(m.cfg.Data.Trash(), "boot-")
 	if err != nil {
 		return "", fault.Wrap(err, "make", "boot directory")
 	}
 	undos.Push("remove boot directory", func(context.Context) error { return os.RemoveAll(dir) })
-	return dir, bootNote{Runtime: rt.Name(), UID: m.cfg.UIDs.UID(slot.Index()), dir: dir}.write()
+	return dir, bootNote{
+		Runtime: rt.Name(), UID: m.cfg.UIDs.UID(slot.Index()), DiskDir: cmp.Or(disk, dir), dir: dir,
+	}.write()
 }
 
 // settleTemplate waits for the guest, grows its file system where it has to and freezes its (no)
