@@ -34,7 +34,7 @@ func (r *roost) ownDisk() {
 	require.NoError(r.t, err, string(out))
 	r.t.Cleanup(func() { require.NoError(r.t, unix.Unmount(at, 0)) })
 	require.NoError(r.t, os.Remove(filepath.Join(at, "lost+found"))) // no sandbox of anybody's
-	r.t.Cleanup(func() { // before the unmount: nothing may use it any more
+	r.t.Cleanup(func() {                                             // before the unmount: nothing may use it any more
 		r.stop()
 		_, _ = exec.Command(roostBin, "uninstall", "--data", r.data, "--yes", "--keep-images").CombinedOutput()
 		_ = os.MkdirAll(at, 0o700)
