@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -63,6 +64,20 @@ func (d *device) number() (uint64, error) {
 		return 0, err
 	}
 	return st.Rdev, nil
+}
+
+// growTo makes a loop that was found, and has the size that its file had once, as large as that. A
+// table on a smaller one would run into its end.
+func (d *device) growTo(file *os.File) error {
+	st, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	size, err := d.Seek(0, io.SeekEnd)
+	if err != nil || st.Size()/blockSize <= size/blockSize {
+		return err
+	}
+	return unix.IoctlSetInt(int(d.Fd()), unix.LOOP_SET_CAPACITY, 0)
 }
 
 // attached are the names of the loops that have a file, whosever.

@@ -167,6 +167,9 @@ func (r *Registry) obtain(ctx context.Context, file *os.File, k key) (*device, e
 	if err == nil && !owned {
 		err = inUse("attach", file.Name(), "another process writes to it through "+d.name, "end that process")
 	}
+	if err == nil {
+		err = fault.Wrap(d.growTo(file), "resize", d.name)
+	}
 	if err != nil {
 		return nil, errors.Join(err, d.Close())
 	}

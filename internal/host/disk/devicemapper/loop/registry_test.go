@@ -125,6 +125,21 @@ func TestWriterIsAlone(t *testing.T) {
 	acquire(t, r, path, false)
 }
 
+// A loop that outlived its user, since somebody looks at it, has the size that its file had then.
+func TestFoundLoopHasTheFilesSize(t *testing.T) {
+	t.Parallel()
+	r, path := newRegistry(t), file(t, 1<<20)
+	ref := acquire(t, r, path, false)
+	looker, err := os.Open(ref.Path)
+	require.NoError(t, err)
+	require.NoError(t, ref.Release())
+	require.NoError(t, os.Truncate(path, 4<<20))
+	again := acquire(t, r, path, false)
+	require.Equal(t, ref.Path, again.Path)
+	require.EqualValues(t, 4<<20, size(t, again.Path))
+	require.NoError(t, looker.Close())
+}
+
 func size(t *testing.T, node string) int64 {
 	t.Helper()
 	f, err := os.Open(node)
