@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -297,4 +298,80 @@ func TestTheFastestAreFrozenFirst(t *testing.T) {
 	require.Zero(t, g.add(box, at.Add(3*time.Second), 10).grown, "it shrank")
 	require.Equal(t, quiesceLeast, quiesceFor(Disk{Space: Space{Free: 1 << 20}}, 1e9))
 	require.Equal(t, quiesceMost, quiesceFor(Disk{Space: Space{Free: 1 << 40}}, 1e6))
+}
+
+// That it stood still before it was paused says nothing of it once it was resumed.
+func TestAResumedWriterIsFrozenAnew(t *testing.T) {
+	onEach(t, func(t *testing.T, h *host) {
+		a := id("a")
+		h.create(a)
+		h.fill(a)
+		h.pause(a)
+		h.resume(a)
+		var frozen atomic.Int32
+		h.Runtime.On("freeze", func(context.Context) error {
+			if frozen.Add(1) == 1 {
+				return silent
+			}
+			return nil
+		})
+		soon(t, "it is tried until it has worked", func() bool {
+			h.pass()
+			h.write(a, 2)
+			return frozen.Load() > 1
+		})
+	})
+}
+
+// How long a guest may take to go on is reckoned from the last time that it was frozen.
+func TestASlowGuestThatIsFrozenAgain(t *testing.T) {
+	onEach(t, func(t *testing.T, h *host) {
+		a := id("a")
+		h.create(a)
+		h.Runtime.Note(h.uid(a), "kept")
+		h.fill(a)
+		h.Runtime.Fail("guest.thaw", 1000, silent)
+		h.taken.Store(0)
+		soon(t, "it does not answer", func() bool { h.pass(); return !h.sandbox(a).journal().Unthawed.IsZero() })
+		h.fill(a)
+		h.later.Store(int64(2 * thawPatience))
+		h.Runtime.Fail("guest.thaw", thawTries, silent)
+		h.drain()
+		h.remembers(a, "kept")
+		h.answers(a)
+	})
+}
+
+// On a disk that takes no journal a dead one's reason is that of its death.
+func TestAFrozenSandboxDiesUnwritten(t *testing.T) {
+	onEach(t, func(t *testing.T, h *host) {
+		a := id("a")
+		h.create(a)
+		h.fill(a)
+		defer h.unwritable(a)()
+		h.Runtime.Kill(h.uid(a), "gone")
+		soon(t, "failed", func() bool { return h.state(a) == Failed })
+		require.Equal(t, "gone", h.view(a).Reason)
+		d, err := h.m.Disk()
+		require.NoError(t, err)
+		require.Empty(t, d.Frozen)
+	})
+}
+
+// Where the disk had no room for the note that it is frozen, the next agent lets it go all the same.
+func TestAFreezeThatIsNotWrittenDown(t *testing.T) {
+	onEach(t, func(t *testing.T, h *host) {
+		a := id("a")
+		h.create(a)
+		h.Runtime.Note(h.uid(a), "kept")
+		writable := h.unwritable(a)
+		h.fill(a)
+		h.stop()
+		writable()
+		h.taken.Store(0)
+		h.Connect()
+		h.start()
+		h.remembers(a, "kept")
+		h.answers(a)
+	})
 }

@@ -43,6 +43,7 @@ func (m *Manager) hold(ctx context.Context, s *Sandbox, why string, patience tim
 	}
 	ctx = untilExit(ctx, in)
 	if j.Held == nil {
+		s.still.Store(false) // what was done before a pause says nothing of now
 		m.noteHeld(s, &held{Reason: why, Since: m.cfg.Clock()})
 		m.log.Warn("sandbox frozen", "sandbox", j.ID, "reason", why)
 	}
@@ -63,6 +64,8 @@ func (m *Manager) hold(ctx context.Context, s *Sandbox, why string, patience tim
 		return explain(ctx, err) // it writes on; the next look tries again
 	}
 	s.still.Store(true)
+	// A guest that is asked to go on later has all the time for it again.
+	s.remember(func(j *journal) { j.Unthawed = time.Time{} })
 	m.noteHeld(s, &h)
 	return nil
 }

@@ -113,6 +113,13 @@ func (j *journal) unproven() bool { return j.Fallback != 0 && j.Fallback < j.Cap
 // exchange makes the fallback the current capture, and the other way round.
 func (j *journal) exchange() { j.Capture, j.Fallback = j.Fallback, j.Capture }
 
+// settle takes away what the state leaves no sense to: of one that does not run nothing could write.
+func (j *journal) settle() {
+	if j.State != Running && j.State != Pausing {
+		j.Held = nil
+	}
+}
+
 // note remembers an operation.
 func (j *journal) note(op string) {
 	if op == "" || j.did(op) {

@@ -197,7 +197,21 @@ func (m *Manager) adopt(ctx context.Context, s *Sandbox) error {
 	}
 	s.touch(m.cfg.Clock())
 	m.log.Info("sandbox adopted", "sandbox", s.ID())
+	m.letRun(ctx, s)
 	return nil
+}
+
+// letRun undoes what a full disk kept the last agent from writing down: that it froze the sandbox.
+// One that runs does not notice.
+func (m *Manager) letRun(ctx context.Context, s *Sandbox) {
+	if s.journal().Held != nil {
+		return // it is let go of when there is room
+	}
+	ctx, cancel := context.WithTimeout(ctx, quiesceMost)
+	defer cancel()
+	if err := s.tryThaw(ctx); err != nil {
+		m.log.Warn("an adopted sandbox does not answer", "sandbox", s.ID(), "error", err)
+	}
 }
 
 // lose fails a sandbox that could not be taken over, and keeps its disk. When the agent stops

@@ -148,9 +148,7 @@ func (s *Sandbox) update(durable bool, change func(*journal)) error {
 	next := s.j
 	next.Operations = slices.Clone(next.Operations)
 	change(&next)
-	if next.State != Running && next.State != Pausing {
-		next.Held = nil // nothing of it runs that could write
-	}
+	next.settle()
 	if next.State != s.j.State && !may(s.j.State, next.State) {
 		return fault.New(fault.Internal, "change", "sandbox "+s.j.ID, string(s.j.State)+" cannot become "+string(next.State))
 	}
@@ -169,6 +167,7 @@ func (s *Sandbox) remember(change func(*journal)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	change(&s.j)
+	s.j.settle()
 }
 
 // journal returns a copy of what is known.
