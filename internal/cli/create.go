@@ -65,7 +65,7 @@ func (f *createFlags) register(cmd *cobra.Command) {
 	flags.Var(&f.env, "env", "environment of every command in it (repeatable)")
 	flags.Var(&f.metadata, "metadata", "labels of your own (repeatable)")
 	flags.BoolVar(&f.cold, "cold", false, "boot a kernel instead of restoring the template's memory (slower)")
-	flags.StringVar(&f.runtime, "runtime", "", "what runs it, gvisor or qemu (default: what the host does best, or what the snapshot needs)")
+	flags.StringVar(&f.runtime, "runtime", "", "what runs it: firecracker, qemu or gvisor (default: what the host does best, or what the snapshot needs)")
 	flags.StringVar(&f.idempotencyKey, "idempotency-key", "", "a repeated key returns the sandbox that the first one made")
 	flags.BoolVarP(&f.quiet, "quiet", "q", false, "no progress on stderr")
 }

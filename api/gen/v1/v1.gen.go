@@ -186,7 +186,7 @@ type CreateSandbox struct {
 	MemoryMb *int               `json:"memory_mb,omitempty"`
 	Metadata *map[string]string `json:"metadata,omitempty"`
 
-	// Runtime gvisor or qemu, one of the host's `runtimes` that is available. Default: what the host does best.
+	// Runtime firecracker, qemu or gvisor: one of the host's `runtimes` that is available. Default: what the host does best.
 	Runtime *string `json:"runtime,omitempty"`
 
 	// Template Name or id of a template or snapshot.
