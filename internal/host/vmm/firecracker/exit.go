@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"regexp"
+	"slices"
 	"time"
 
 	"github.com/roosthq/roost/internal/host/process"
@@ -87,7 +88,7 @@ func (vm *VM) reason(s process.Status) vmm.Exit {
 		if vm.d.cgroups.oomKilled(vm.jail.id) {
 			e.Reason = "out of memory: " + s.String() + " at its cgroup's limit"
 		}
-	case s.Known && s.Code != 0:
+	case s.Known && s.Code > 1, s.Known && s.Code != 0 && said == "":
 		e.Reason = failure(s, vm.console.Recent())
 	case said != "":
 		e.Reason = said
@@ -111,16 +112,23 @@ var codes = map[int]string{
 	157: "SIGILL",
 }
 
+// logHead begins what Firecracker logs.
+const logHead = `\d{4}-\d\d-\d\dT[0-9:.]+ \[[^\]\n]+\] `
+
 // logLine is one of Firecracker's own among those of its guest.
-var logLine = regexp.MustCompile(`(?m)^\d{4}-\d\d-\d\dT[0-9:.]+ \[[^\]\n]+\] (.*)$`)
+var logLine = regexp.MustCompile(`(?m)^` + logHead + `(.*)$`)
 
 func failure(s process.Status, printed []byte) string {
 	why := "firecracker: " + s.String()
 	if said := codes[s.Code]; said != "" {
 		why += ", " + said
 	}
-	if lines := logLine.FindAllSubmatch(printed, -1); len(lines) > 0 {
-		return fmt.Sprintf("%s: %s", why, console.Printable(bytes.TrimSpace(lines[len(lines)-1][1])))
+	lines := logLine.FindAllSubmatch(printed, -1)
+	for _, line := range slices.Backward(lines) {
+		// That it exits is no reason.
+		if text := bytes.TrimSpace(line[1]); !bytes.HasPrefix(text, []byte("Firecracker exiting")) {
+			return fmt.Sprintf("%s: %s", why, console.Printable(text))
+		}
 	}
 	return why
 }

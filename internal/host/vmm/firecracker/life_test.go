@@ -239,6 +239,7 @@ func TestExitReasons(t *testing.T) {
 		{"[    1.2] reboot: Power down", "", "guest shut down"},
 		{"x reboot: Power down", "exit 148", "firecracker: exit status 148, a system call that its seccomp filter refuses"},
 		{"2026-11-24T17:16:41.76 [fc-sb1:main] it broke", "exit 1", "firecracker: exit status 1: it broke"},
+		{"2026-11-24T18:49:51.88 [fc-sb1:fc_vcpu 0] Unexpected exit reason on vcpu run: Shutdown", "exit 1", "guest crashed: its CPU stopped (Shutdown)"},
 	} {
 		cfg := fakeConfig(t)
 		vm, g := boot(t, d, cfg)

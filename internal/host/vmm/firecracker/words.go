@@ -33,6 +33,7 @@ const (
 var (
 	// Kernels without a way to power off say that they halt.
 	offLine    = regexp.MustCompile(`^(\[ *\d+\.\d+\] )?reboot: (Power down|.*System halted)`)
+	stopLine   = regexp.MustCompile(`^` + logHead + `.*exit reason on vcpu run: (\w+)`)
 	rebootLine = regexp.MustCompile(`^(\[ *\d+\.\d+\] )?reboot: Restarting system`)
 )
 
@@ -58,6 +59,8 @@ func (w *words) understand(line []byte) {
 		w.last = why
 	case bytes.Contains(line, []byte(probeMark)):
 		w.first.Do(func() { close(w.spoke) })
+	case stopLine.Match(line):
+		w.last = "guest crashed: its CPU stopped (" + string(stopLine.FindSubmatch(line)[1]) + ")"
 	case rebootLine.Match(line):
 		w.last = guestReboot
 	case offLine.Match(line):
