@@ -179,6 +179,13 @@ type Group struct {
 	UID int
 }
 
+// Cleaner is a driver whose VMs leave more than their console in their directories when they end
+// while nobody watches them.
+type Cleaner interface {
+	// Clean removes what VMs that have ended left of a directory, and on the host beside it.
+	Clean(ctx context.Context, dir string) error
+}
+
 // Grouper is a driver that makes a cgroup for each VM, which may outlive it and the agent.
 type Grouper interface {
 	// Groups lists those of this installation that exist, whoever has made them.

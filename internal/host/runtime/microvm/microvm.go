@@ -272,15 +272,24 @@ func (r *Runtime) Discard(ctx context.Context, spec runtime.Spec) error {
 	if err := uids.Kill(ctx, spec.UID); err != nil {
 		return err
 	}
-	return r.removeLive(ctx, spec)
+	return errors.Join(r.clean(ctx, spec), r.removeLive(ctx, spec))
 }
 
-// Reap ends every process of the spec's uid, and lets go of the disks that they had.
+// Reap ends every process of the spec's uid, and removes what they had on the host.
 func (r *Runtime) Reap(ctx context.Context, spec runtime.Spec) error {
 	if err := uids.Kill(ctx, spec.UID); err != nil {
 		return err
 	}
-	return r.detachAll(ctx, spec)
+	return errors.Join(r.clean(ctx, spec), r.detachAll(ctx, spec))
+}
+
+// clean removes what the VMM of a spec's uid left, of which nothing runs any more.
+func (r *Runtime) clean(ctx context.Context, spec runtime.Spec) error {
+	c, ok := r.vmm.(vmm.Cleaner)
+	if !ok || spec.UID == 0 || spec.RunDir == "" {
+		return nil
+	}
+	return c.Clean(ctx, spec.RunDir)
 }
 
 // ConsoleOf reads the console that a VM left.

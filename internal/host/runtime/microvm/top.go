@@ -327,7 +327,9 @@ func (r *Runtime) shallow(ctx context.Context, stack disk.Stack, dir string, ind
 	return below.With(merged), nil
 }
 
-func mergedPath(dir string, index int) string { return filepath.Join(dir, fmt.Sprintf("merged-%d", index)) }
+func mergedPath(dir string, index int) string {
+	return filepath.Join(dir, fmt.Sprintf("merged-%d", index))
+}
 
 // sharedLayers is how many of a stack's layers shallow leaves as they are.
 func sharedLayers(stack disk.Stack, dir string) int {

@@ -1,6 +1,7 @@
 package microvm
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"github.com/roosthq/roost/internal/host/disk"
 	"github.com/roosthq/roost/internal/host/disk/qcow2"
 	"github.com/roosthq/roost/internal/host/runtime"
+	"github.com/roosthq/roost/internal/host/vmm"
 )
 
 // stackIn makes a stack of empty layers, the n-th of them in dirs[n].
@@ -140,6 +142,17 @@ func TestFindTopOverMerged(t *testing.T) {
 	require.Equal(t, *at.next, got.live)
 }
 
+// cleaning is a VMM that cleans up.
+type cleaning struct {
+	vmm.Driver
+	dir string
+}
+
+func (c *cleaning) Clean(_ context.Context, dir string) error {
+	c.dir = dir
+	return nil
+}
+
 // Nobody else looks for the devices of disks whose VM has ended without its agent, least of all of
 // those that a capture has.
 func TestReapLetsGoOfDisks(t *testing.T) {
@@ -148,9 +161,9 @@ func TestReapLetsGoOfDisks(t *testing.T) {
 		"reap":    func(r *Runtime, s runtime.Spec) error { return r.Reap(t.Context(), s) },
 		"discard": func(r *Runtime, s runtime.Spec) error { return r.Discard(t.Context(), s) },
 	} {
-		disks := &clinging{Driver: qcow2.New()}
-		r := New(nil, disks)
-		spec := runtime.Spec{DiskDir: t.TempDir(), DiskIndex: 2, UID: 1<<30 + 7}
+		disks, cleaner := &clinging{Driver: qcow2.New()}, &cleaning{}
+		r := New(cleaner, disks)
+		spec := runtime.Spec{RunDir: "/run/it", DiskDir: t.TempDir(), DiskIndex: 2, UID: 1<<30 + 7}
 		var want []string
 		for i, mode := range []os.FileMode{0o400, 0o400, 0o600, 0} {
 			path := r.disk.LivePath(spec.DiskDir, 2+i*tops)
@@ -161,6 +174,7 @@ func TestReapLetsGoOfDisks(t *testing.T) {
 		}
 		require.NoError(t, end(r, spec), name)
 		require.Subset(t, disks.detached, want, name)
+		require.Equal(t, "/run/it", cleaner.dir, name)
 		disks.path = want[0]
 		require.ErrorIs(t, end(r, spec), errClings, name)
 	}

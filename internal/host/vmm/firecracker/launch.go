@@ -81,6 +81,29 @@ func (d *Driver) clean(ctx context.Context, dir string, j jail) error {
 	return errors.Join(j.remove(), removeFIFO(dir), d.cgroups.remove(ctx, j.id))
 }
 
+var _ vmm.Cleaner = (*Driver)(nil)
+
+// Clean implements vmm.Cleaner.
+func (d *Driver) Clean(ctx context.Context, dir string) error {
+	base := filepath.Join(dir, jailDir)
+	execs, err := os.ReadDir(base)
+	if errors.Is(err, os.ErrNotExist) {
+		return removeFIFO(dir)
+	}
+	errs := []error{fault.Wrap(err, "look at", "jail")}
+	for _, exec := range execs {
+		ids, err := os.ReadDir(filepath.Join(base, exec.Name()))
+		errs = append(errs, fault.Wrap(err, "look at", "jail"))
+		for _, id := range ids {
+			if leafPattern.MatchString(id.Name()) {
+				j := jail{base: base, root: filepath.Join(base, exec.Name(), id.Name(), "root"), id: id.Name()}
+				errs = append(errs, d.clean(ctx, dir, j))
+			}
+		}
+	}
+	return errors.Join(append(errs, jail{base: base}.remove(), removeFIFO(dir))...)
+}
+
 // spawn starts the jailer, which becomes Firecracker: the process stays the same.
 func (d *Driver) spawn(cfg vmm.Config, j jail) (*process.Process, error) {
 	null, err := os.Open(os.DevNull)

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/roosthq/roost/internal/fault"
+	"github.com/roosthq/roost/internal/host/uids"
 	"github.com/roosthq/roost/internal/host/vmm"
 	"github.com/roosthq/roost/internal/host/vmm/firecracker"
 	"github.com/roosthq/roost/internal/host/vmm/firecracker/firecrackertest"
@@ -226,6 +227,22 @@ func TestSaveWithoutAnAnswer(t *testing.T) {
 	require.Equal(t, "third", dirtyPages(t, again)[3])
 	_, err = os.Lstat(filepath.Join(filepath.Dir(h.Console), "jail", "full"))
 	require.ErrorIs(t, err, os.ErrNotExist, "the next saves are small again")
+}
+
+// A VM that is ended while no agent watches leaves nothing, once that is seen to.
+func TestClean(t *testing.T) {
+	t.Parallel()
+	d := fakeDriver(t)
+	cfg := fakeConfig(t)
+	vm, _ := boot(t, d, cfg)
+	require.NoError(t, d.Clean(t.Context(), t.TempDir()), "where nothing was")
+	vm.Detach()
+	require.NoError(t, uids.Kill(t.Context(), cfg.UID))
+	for range 2 {
+		require.NoError(t, d.Clean(t.Context(), cfg.Dir))
+		requireNothing(t, d, cfg)
+	}
+	require.FileExists(t, cfg.Drive[0].Path)
 }
 
 func TestExitReasons(t *testing.T) {
