@@ -1,6 +1,7 @@
 package microvm
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -231,20 +232,30 @@ func (r *Runtime) Adopt(ctx context.Context, spec runtime.Spec, record json.RawM
 	if err != nil {
 		return nil, err
 	}
-	vm, err := r.vmm.Adopt(ctx, rec.Handle)
+	served, lost := adoptPager(ctx, spec, rec)
+	if lost != nil && !fault.Is(lost, fault.NotFound) {
+		return nil, lost
+	}
+	vm, err := r.vmm.Adopt(ctx, rec.Handle) // which removes what is left of one that is gone
 	if err != nil {
-		return nil, err
+		served.leave()
+		return nil, cmp.Or(lost, err)
+	}
+	if lost != nil {
+		vm.Detach()
+		return nil, lost
 	}
 	in := &instance{rt: r, vm: vm, identity: rec.Identity, vcpus: rec.VCPUs}
-	if err := r.takeOver(ctx, in, spec, rec); err != nil {
+	if err := r.takeOver(ctx, in, spec, rec, served); err != nil {
 		vm.Detach()
+		served.leave()
 		return nil, err
 	}
 	return in, nil
 }
 
 // takeOver finds disk and memory of an adopted VM.
-func (r *Runtime) takeOver(ctx context.Context, in *instance, spec runtime.Spec, rec instanceRecord) error {
+func (r *Runtime) takeOver(ctx context.Context, in *instance, spec runtime.Spec, rec instanceRecord, served *pager) error {
 	at, err := in.vm.WritesTo(ctx)
 	if err != nil {
 		return err
@@ -256,7 +267,7 @@ func (r *Runtime) takeOver(ctx context.Context, in *instance, spec runtime.Spec,
 		return err
 	}
 	_ = in.top.letGo(ctx, r) // Stop tells
-	if in.ram, err = r.takeBack(ctx, in.vm, spec, rec); err != nil {
+	if in.ram, err = r.takeBack(ctx, in.vm, rec, served); err != nil {
 		return err
 	}
 	in.supervise()

@@ -9,7 +9,6 @@ import (
 	"github.com/roosthq/roost/internal/fault"
 	"github.com/roosthq/roost/internal/host/memory"
 	"github.com/roosthq/roost/internal/host/runtime"
-	"github.com/roosthq/roost/internal/host/vmm"
 )
 
 // This file is for VMMs that make their memory themselves and keep count of what the guest writes
@@ -89,20 +88,13 @@ func memoryDamage(err error) error {
 
 // takeBackOwn is ownMemory of an adopted VM: it runs, so what it reads was verified, or its page
 // server checks it. Only who the base is must be known.
-func takeBackOwn(ctx context.Context, vm vmm.VM, spec runtime.Spec, rec instanceRecord) (*ram, error) {
-	m := &ram{base: rec.MemoryBase, origin: rec.Origin}
-	if m.base != "" {
-		info, err := memory.ReadInfo(m.base, memoryBytes(rec.Handle.MemoryMB))
-		if err != nil {
-			return nil, err
-		}
-		m.id = info.ID
-	}
-	if m.origin == nil {
+func takeBackOwn(rec instanceRecord, served *pager) (*ram, error) {
+	m := &ram{base: rec.MemoryBase, origin: rec.Origin, pager: served}
+	if m.base == "" {
 		return m, nil
 	}
-	var err error
-	m.pager, err = adoptPager(ctx, vm, spec, rec, m)
+	info, err := memory.ReadInfo(m.base, memoryBytes(rec.Handle.MemoryMB))
+	m.id = info.ID
 	return m, err
 }
 
@@ -183,11 +175,18 @@ func linkLayers(layers []string, dir string) ([]string, error) {
 		}
 		out[i] = filepath.Join(dir, name)
 		err := os.Link(path, out[i])
-		if err != nil && (!errors.Is(err, os.ErrExist) || !sameFile(path, out[i])) {
+		if err != nil && (!errors.Is(err, os.ErrExist) || !sameFile(path, out[i]) && !sameLayer(path, out[i])) {
 			return nil, linkError(err, path)
 		}
 	}
 	return out, nil
+}
+
+// sameLayer tells whether two files are called after the same content: a sandbox that wrote nothing
+// twice has an empty layer of each.
+func sameLayer(a, b string) bool {
+	name := memory.LayerNameIn(filepath.Base(a))
+	return name != "" && name == memory.LayerNameIn(filepath.Base(b))
 }
 
 // saveOwnTemplate ends the VM, as that of any template, and keeps what it wrote, which is all that

@@ -48,11 +48,16 @@ func startPager(ctx context.Context, spec runtime.Spec, memoryMB int, m *ram) (*
 	return p, nil
 }
 
-// adoptPager takes over the page server of an adopted VM, or attaches another where it died. One
-// that the record does not tell of was attached by an agent that came to no more: it is ended.
-func adoptPager(ctx context.Context, vm vmm.VM, spec runtime.Spec, rec instanceRecord, m *ram) (*pager, error) {
-	p := &pager{opts: pagerOptions(spec, rec.Handle.MemoryMB, m)}
-	server := vmOf(vm)
+// adoptPager takes over the page server of a VM that is about to be adopted, or attaches another where
+// it died; nil is a VM that has none, or is gone. It comes before the VMM is asked anything: one that
+// waits for a page itself answers nobody. One that the record does not tell of was attached by an
+// agent that came to no more: it is ended.
+func adoptPager(ctx context.Context, spec runtime.Spec, rec instanceRecord) (_ *pager, err error) {
+	server := uffd.VMM{PID: rec.Handle.PID, StartTime: rec.Handle.StartTime}
+	if rec.Origin == nil || isGoneVM(rec.Handle) {
+		return nil, nil
+	}
+	p := &pager{opts: pagerOptions(spec, rec.Handle.MemoryMB, &ram{base: rec.MemoryBase, origin: rec.Origin})}
 	known := map[int]bool{server.PID: true}
 	if rec.Pager != nil {
 		now, err := uffd.Adopt(*rec.Pager)
@@ -63,17 +68,31 @@ func adoptPager(ctx context.Context, vm vmm.VM, spec runtime.Spec, rec instanceR
 			p.now, known[rec.Pager.PID] = now, true
 		}
 	}
-	if err := endOthers(ctx, spec.UID, known); err != nil || p.now != nil {
-		return p, err
+	if err := endOthers(ctx, spec.UID, known); err != nil {
+		p.leave()
+		return nil, err
 	}
-	var err error
-	if p.now, err = uffd.Reattach(ctx, p.opts, server); err == nil {
+	if p.now != nil {
 		return p, nil
 	}
-	// Its threads hang for ever.
-	return nil, &fault.Error{
-		Kind: fault.NotFound, Op: "adopt", Object: "VM of sandbox " + spec.ID, Err: errors.Join(err, vm.Kill(ctx)),
+	if p.now, err = uffd.Reattach(ctx, p.opts, server); err == nil || ctx.Err() != nil {
+		return p, err
 	}
+	// Its threads hang for ever.
+	end := endProcess(ctx, server.PID, server.StartTime, spec.UID)
+	return nil, &fault.Error{Kind: fault.NotFound, Op: "adopt", Object: "VM of sandbox " + spec.ID, Err: errors.Join(err, end)}
+}
+
+// isGoneVM tells whether the process of a VM has ended, as far as that can be told.
+func isGoneVM(h vmm.Handle) bool {
+	if h.BootID != process.BootID() || h.PID <= 0 || h.StartTime == 0 {
+		return true
+	}
+	proc, err := process.Open(h.PID, h.StartTime)
+	if err == nil {
+		proc.Release()
+	}
+	return fault.Is(err, fault.NotFound)
 }
 
 func vmOf(vm vmm.VM) uffd.VMM {
@@ -94,15 +113,16 @@ func endOthers(ctx context.Context, uid int, known map[int]bool) error {
 		if found.UID != uid || known[found.PID] {
 			continue
 		}
-		if err := endProcess(ctx, found.PID, uid); err != nil && !fault.Is(err, fault.NotFound) {
+		if err := endProcess(ctx, found.PID, 0, uid); err != nil && !fault.Is(err, fault.NotFound) {
 			return err
 		}
 	}
 	return nil
 }
 
-func endProcess(ctx context.Context, pid, uid int) error {
-	proc, err := process.Open(pid, 0)
+// endProcess ends a process of a uid; start 0 is whoever has the pid.
+func endProcess(ctx context.Context, pid int, start uint64, uid int) error {
+	proc, err := process.Open(pid, start)
 	if err != nil {
 		return err
 	}
@@ -180,6 +200,11 @@ func (p *pager) stop(ctx context.Context) error {
 
 // leave lets go of the page server of a VM that lives on.
 func (p *pager) leave() {
+	if p == nil {
+		return
+	}
 	p.unsupervise()
-	p.current().Detach()
+	if now := p.current(); now != nil {
+		now.Detach()
+	}
 }

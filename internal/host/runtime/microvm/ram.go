@@ -118,9 +118,9 @@ func (r *Runtime) baseMemory(ctx context.Context, path string, memoryMB int) (*r
 
 // takeBack shares the template memory that an adopted VM already holds, so that it is not
 // loaded a second time.
-func (r *Runtime) takeBack(ctx context.Context, vm vmm.VM, spec runtime.Spec, rec instanceRecord) (*ram, error) {
+func (r *Runtime) takeBack(ctx context.Context, vm vmm.VM, rec instanceRecord, served *pager) (*ram, error) {
 	if r.vmm.Capabilities().OwnMemory {
-		return takeBackOwn(ctx, vm, spec, rec)
+		return takeBackOwn(rec, served)
 	}
 	f, err := vm.MemoryFile()
 	if err != nil {
