@@ -77,9 +77,15 @@ func (in *instance) Thaw(ctx context.Context) error {
 	}
 	in.top.mu.Lock()
 	defer in.top.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, letGoTime)
+	defer cancel()
 	_ = in.top.letGo(ctx, in.rt) // it runs, whatever becomes of the disk that it had: Stop tells
 	return nil
 }
+
+// letGoTime bounds how long a thaw waits for somebody who looks at a disk that the VM had: the
+// guest's processes stand still meanwhile.
+const letGoTime = 2 * time.Second
 
 func (in *instance) Exited() <-chan struct{}  { return in.vm.Exited() }
 func (in *instance) Console() ([]byte, error) { return in.vm.Console() }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -18,12 +19,16 @@ type clinging struct {
 	disk.Driver
 	path     string
 	detached []string
+	// until is the deadline of the last try at path.
+	until   time.Time
+	bounded bool
 }
 
 var errClings = errors.New("it is in use")
 
 func (c *clinging) Detach(ctx context.Context, live disk.Live) error {
 	if live.Path == c.path {
+		c.until, c.bounded = ctx.Deadline()
 		return errClings
 	}
 	c.detached = append(c.detached, live.Path)
@@ -65,6 +70,7 @@ func TestGoesOnWithoutLettingGo(t *testing.T) {
 	second := next()
 	require.NotEqual(t, first.Path, second.Path)
 	require.Empty(t, disks.detached)
+	require.True(t, disks.bounded && time.Until(disks.until) <= letGoTime, "its guest waits")
 	third := next()
 	require.Equal(t, []string{second.Path}, disks.detached, "only what it went on from")
 
