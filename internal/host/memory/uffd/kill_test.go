@@ -2,14 +2,18 @@ package uffd
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/roosthq/roost/internal/fault"
 )
 
 // kills is how often TestKilledUnderWork kills: 200 in a soak (ROOST_SOAK_SCALE=1).
@@ -111,4 +115,53 @@ func TestDeathBeforeTheHandshakeIsWrittenDown(t *testing.T) {
 	v := s.vmm("")
 	_, err := Reattach(t.Context(), s.o, v.proc)
 	require.ErrorContains(t, err, "died before it had written down where the memory is")
+}
+
+// A host that cannot start a process for a moment is asked again: a VM that waits can wait for that.
+func TestAServerThatCannotBeStartedForAMoment(t *testing.T) {
+	t.Parallel()
+	s := newSaved(t, 1024, 1)
+	exe := filepath.Join(s.dir, "roost")
+	s.o.Exe[0] = exe
+	require.NoError(t, os.Symlink("/proc/self/exe", exe))
+	p := s.start()
+	v := s.restore(p)
+	u := s.supervise(p, v)
+	v.do("read 0 10 1")
+	require.NoError(t, os.Remove(exe))
+	require.NoError(t, os.WriteFile(exe, nil, 0o600))
+	require.NoError(t, os.Remove(s.o.path(logName)))
+	kill(t, p)
+	require.Eventually(t, func() bool { // the log is made just before the process
+		_, err := os.Stat(s.o.path(logName))
+		return err == nil
+	}, time.Minute, time.Millisecond)
+	require.NoError(t, os.Remove(exe))
+	require.NoError(t, os.Symlink("/proc/self/exe", exe))
+	v.do("read 0 1024 2")
+	<-u.replaced
+}
+
+// How a server ended says nothing of the one after it.
+func TestAnEndIsOfOneServer(t *testing.T) {
+	t.Parallel()
+	s := newSaved(t, 1024, 1)
+	p := s.start()
+	v := s.restore(p)
+	v.do("read 0 10 1")
+	kill(t, p)
+	<-p.Exited()
+	f, err := os.OpenFile(s.o.path(stateName), os.O_RDWR, 0)
+	require.NoError(t, err)
+	st, err := mapState(f, 1024)
+	require.NoError(t, err)
+	st.finish(endDataLoss, "a layer could not be read")
+	require.NoError(t, errors.Join(st.close(), f.Close()))
+	next, err := Reattach(t.Context(), s.o, v.proc)
+	require.NoError(t, err)
+	t.Cleanup(func() { s.stop(next) })
+	v.do("read 0 1024 1")
+	kill(t, next)
+	<-next.Exited()
+	require.Equal(t, fault.Unavailable, fault.KindOf(next.Err()), "%v", next.Err())
 }

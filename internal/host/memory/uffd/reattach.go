@@ -7,6 +7,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -25,8 +26,35 @@ type VMM struct {
 // what the first one wrote down. After an error the VM must be ended, if it is there: its threads
 // hang, and none of them has read a wrong byte.
 func Reattach(ctx context.Context, o StartOptions, vmm VMM) (*Pager, error) {
-	p, err := o.reattach(ctx, vmm)
+	p, err := o.tryReattach(ctx, vmm)
 	return p, fault.Wrap(err, "attach pager to VM in", o.Dir)
+}
+
+// How often, and how far apart, it is tried to attach a server: a host that is short of memory, for
+// which the last one may have been killed, cannot start another at once.
+const (
+	attachTries = 100
+	attachWait  = 100 * time.Millisecond
+)
+
+// tryReattach is reattach, until it is plain that it never will be.
+func (o StartOptions) tryReattach(ctx context.Context, vmm VMM) (*Pager, error) {
+	for try := 1; ; try++ {
+		next, err := o.reattach(ctx, vmm)
+		if err == nil || hopeless(err) || try == attachTries || vmm.gone() {
+			return next, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(attachWait):
+		}
+	}
+}
+
+// hopeless says of an error that it is of what is there, not of the moment.
+func hopeless(err error) bool {
+	return errors.Is(err, os.ErrNotExist) || fault.Is(err, fault.NotFound) || fault.Is(err, fault.DataLoss) || fault.Is(err, fault.FailedPrecondition) || fault.Is(err, fault.Invalid)
 }
 
 func (o StartOptions) reattach(ctx context.Context, vmm VMM) (*Pager, error) {

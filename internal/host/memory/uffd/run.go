@@ -215,6 +215,7 @@ func (in *inherited) again(o Options, st *state, source *memory.Source, stop int
 	if err != nil {
 		return err
 	}
+	st.begin()
 	s := newServer(u, list, source, st, o.Window, log)
 	s.replay()
 	if err := s.wakeAll(); errors.Is(err, errGone) {

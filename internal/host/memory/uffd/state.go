@@ -219,6 +219,9 @@ func (s *state) remove(first, count uint32) {
 	s.count(countRemoved, count)
 }
 
+// begin forgets how the server before this one ended: it says nothing of why this one will.
+func (s *state) begin() { atomic.StoreUint64(&s.head.end, endUnknown) }
+
 // finish says how the server ended.
 func (s *state) finish(end uint64, reason string) {
 	s.head.reasonLen = uint64(copy(s.head.reason[:], reason))
