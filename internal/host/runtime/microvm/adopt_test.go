@@ -10,6 +10,7 @@ import (
 
 	"github.com/roosthq/roost/internal/fault"
 	"github.com/roosthq/roost/internal/host/disk/qcow2"
+	"github.com/roosthq/roost/internal/host/memory"
 	"github.com/roosthq/roost/internal/host/memory/uffd"
 	"github.com/roosthq/roost/internal/host/process"
 	"github.com/roosthq/roost/internal/host/runtime"
@@ -107,4 +108,28 @@ func TestEmptyLayersAreLinkedOnce(t *testing.T) {
 	got, _ := pageOf(t, last, 2)
 	require.Equal(t, byte(20), got)
 	require.NoError(t, last.verify(t.Context()))
+}
+
+// A template's memory that was made anew is not what an adopted VM stands on: what is saved of it says
+// so, and never meets the new one.
+func TestAnAdoptedVMStandsOnWhatItWasStartedFrom(t *testing.T) {
+	t.Parallel()
+	base := ownTemplate(t)
+	in, _ := ownInstance(written(t, map[int]byte{2: 20}), base)
+	record, err := in.Record()
+	require.NoError(t, err)
+	anew, err := os.Open(written(t, map[int]byte{1: 99}))
+	require.NoError(t, err)
+	defer anew.Close()
+	_, err = memory.SaveFrom(t.Context(), anew, base.base)
+	require.NoError(t, err)
+
+	rec, err := parseInstance(record)
+	require.NoError(t, err)
+	m, err := takeBackOwn(rec, nil)
+	require.NoError(t, err)
+	in, _ = ownInstance(written(t, map[int]byte{2: 20}), m)
+	saved, _, _ := save(t, in, nil)
+	_, err = ownMemory(t.Context(), runtime.Spec{RunDir: t.TempDir()}, saved)
+	require.Equal(t, fault.FailedPrecondition, fault.KindOf(err), "%v", err)
 }

@@ -47,7 +47,7 @@ func (in *instance) Record() (json.RawMessage, error) {
 	defer in.top.mu.Unlock()
 	return json.Marshal(instanceRecord{
 		Identity: in.identity, Handle: in.vm.Handle(), Live: in.top.live, DiskIndex: in.top.index,
-		MemoryBase: in.ram.base, Origin: in.ram.origin, Pager: in.pagerHandle(), VCPUs: in.vcpus,
+		MemoryBase: in.ram.base, MemoryID: in.ram.id, Origin: in.ram.origin, Pager: in.pagerHandle(), VCPUs: in.vcpus,
 	})
 }
 

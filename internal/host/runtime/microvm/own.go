@@ -87,10 +87,11 @@ func memoryDamage(err error) error {
 }
 
 // takeBackOwn is ownMemory of an adopted VM: it runs, so what it reads was verified, or its page
-// server checks it. Only who the base is must be known.
+// server checks it. Only who the base is must be known: what it was when the VM was started, which has
+// it mapped still where another lies by that name now.
 func takeBackOwn(rec instanceRecord, served *pager) (*ram, error) {
-	m := &ram{base: rec.MemoryBase, origin: rec.Origin, pager: served}
-	if m.base == "" {
+	m := &ram{base: rec.MemoryBase, id: rec.MemoryID, origin: rec.Origin, pager: served}
+	if m.base == "" || m.id != (memory.Hash{}) {
 		return m, nil
 	}
 	info, err := memory.ReadInfo(m.base, memoryBytes(rec.Handle.MemoryMB))

@@ -38,6 +38,8 @@ type ownVM struct {
 	killed bool
 }
 
+func (v *ownVM) Handle() vmm.Handle { return vmm.Handle{MemoryMB: ownMB} }
+
 func (v *ownVM) Dirty(context.Context) (*os.File, error) { return os.Open(v.dirty) }
 
 func (v *ownVM) Kill(context.Context) error {

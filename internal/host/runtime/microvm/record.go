@@ -9,6 +9,7 @@ import (
 
 	"github.com/roosthq/roost/internal/fault"
 	"github.com/roosthq/roost/internal/host/disk"
+	"github.com/roosthq/roost/internal/host/memory"
 	"github.com/roosthq/roost/internal/host/memory/uffd"
 	"github.com/roosthq/roost/internal/host/runtime"
 	"github.com/roosthq/roost/internal/host/vmm"
@@ -42,6 +43,8 @@ type instanceRecord struct {
 	Live       disk.Live    `json:"live"`
 	DiskIndex  int          `json:"disk_index"`
 	MemoryBase string       `json:"memory_base,omitempty"`
+	// MemoryID is what the base held when the VM was started from it, whatever lies there by now.
+	MemoryID memory.Hash `json:"memory_id,omitzero"`
 	// Origin is what it was restored from, over the base, and Pager the process that serves it, where
 	// the VMM makes its own memory.
 	Origin *origin      `json:"origin,omitempty"`
