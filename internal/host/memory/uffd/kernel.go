@@ -106,7 +106,8 @@ func checkUserfault(f *os.File) error {
 	return nil
 }
 
-// takeUserfault is checkUserfault, and makes it never block.
+// takeUserfault is checkUserfault, and makes it never block. It is f's number, not one of its own:
+// the caller keeps f.
 func takeUserfault(f *os.File) (userfault, error) {
 	if err := checkUserfault(f); err != nil {
 		return 0, err

@@ -188,6 +188,8 @@ func (in *inherited) serve(o Options, st *state, stop int, log *slog.Logger) err
 	if err != nil {
 		return err
 	}
+	// Its numbers are used to the end: it must not be collected, and closed, before.
+	defer p.close()
 	_ = in.socket.Close() // there is one VM
 	u, err := takeUserfault(p.uffd)
 	if err != nil {
@@ -207,6 +209,8 @@ func (in *inherited) serve(o Options, st *state, stop int, log *slog.Logger) err
 
 // again goes on where the life before this one ended.
 func (in *inherited) again(o Options, st *state, source *memory.Source, stop int, log *slog.Logger) error {
+	// As in serve: kept to the end.
+	defer func() { _ = errors.Join(in.socket.Close(), in.vmm.Close()) }()
 	u, err := takeUserfault(in.socket)
 	if err != nil {
 		return refused("%v", err)
