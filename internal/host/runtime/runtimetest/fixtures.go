@@ -72,7 +72,7 @@ func cache() string { return filepath.Join(repo(), ".cache", "runtimetest") }
 // prepared are images and guest agent, which is built into dir. Where there is no Go, they are what
 // Prepare left.
 func prepared(dir string) (images, guest string, err error) {
-	if _, noGo := exec.LookPath("go"); noGo != nil {
+	if _, err := exec.LookPath("go"); errors.Is(err, exec.ErrNotFound) {
 		there := filepath.Join(cache(), preparedName)
 		return there, filepath.Join(there, guestName), nil
 	}
