@@ -375,3 +375,19 @@ func TestAFreezeThatIsNotWrittenDown(t *testing.T) {
 		h.answers(a)
 	})
 }
+
+// A journal without room gets a little of the reserve: the rest stays for the pause.
+func TestAJournalGetsLittleOfTheReserve(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	h.taken.Store(spaceMB) // nothing is put back
+	path := h.Data.Reserve()
+	require.NoError(t, allocate(path, 3*noteRoom))
+	before := h.m.reserved()
+	require.NoError(t, h.m.lendReserve())
+	require.Equal(t, before-noteRoom, h.m.reserved())
+	for range 5 {
+		require.NoError(t, h.m.lendReserve())
+	}
+	require.Zero(t, h.m.reserved(), "there is no more than there is")
+}

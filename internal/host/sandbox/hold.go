@@ -94,12 +94,12 @@ func (m *Manager) enterToHold(ctx context.Context, s *Sandbox) (context.Context,
 	}
 }
 
-// noteHeld writes down that a sandbox stands still. Where even that does not fit, the reserve is for it;
+// noteHeld writes down that a sandbox stands still. Where even that does not fit, it gets a little of the reserve;
 // at last it is only known.
 func (m *Manager) noteHeld(s *Sandbox, h *held) {
 	change := func(j *journal) { j.Held = h }
 	err := s.update(false, change)
-	if errors.Is(err, syscall.ENOSPC) && m.giveReserve() == nil {
+	if errors.Is(err, syscall.ENOSPC) && m.lendReserve() == nil {
 		err = s.update(false, change)
 	}
 	if err != nil {

@@ -72,3 +72,19 @@ func (m *Manager) giveReserve() error {
 	m.log.Info("the reserve is given to a pause", "bytes", d.Reserve)
 	return failpoint.Hit("sandbox.fill.released")
 }
+
+// noteRoom is more than some journals take.
+const noteRoom = 1 << 20
+
+// lendReserve gives a little of the reserve to a journal that has no room. All of it would be what the
+// writers that still run fill before the pause that it is for.
+func (m *Manager) lendReserve() error {
+	m.gauge.reserving.Lock()
+	defer m.gauge.reserving.Unlock()
+	path := m.cfg.Data.Reserve()
+	st, err := os.Stat(path)
+	if err == nil {
+		err = os.Truncate(path, max(st.Size()-noteRoom, 0))
+	}
+	return fault.Wrap(err, "lend of", "reserve for pauses")
+}

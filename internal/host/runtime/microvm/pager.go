@@ -5,6 +5,7 @@ import (
 	"errors"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/roosthq/roost/internal/fault"
 	"github.com/roosthq/roost/internal/host/memory/uffd"
@@ -147,11 +148,24 @@ func (p *pager) guard(ctx context.Context) (context.Context, context.CancelFunc)
 	go func() {
 		select {
 		case <-exited:
+			p.letTell(ctx)
 			cancel()
 		case <-ctx.Done():
 		}
 	}()
 	return ctx, cancel
+}
+
+// letTell waits a moment where the page server ended because its VM did: who started that knows why.
+func (p *pager) letTell(ctx context.Context) {
+	const moment = 5 * time.Second
+	if p.current().Err() != nil {
+		return
+	}
+	select {
+	case <-time.After(moment):
+	case <-ctx.Done():
+	}
 }
 
 // failure is why the page server ended, where it did and its VM with it; err else.
