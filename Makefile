@@ -41,7 +41,7 @@ vmtest: root $(LANE) ## test PKG=./PACKAGE in a VM; RUN=REGEX, SHAPE=host, ARGS=
 .PHONY: test-firecracker
 test-firecracker: root setup-dev ## FC=PATH JAILER=PATH: Firecracker under nested KVM, in a VM; RUN=, PKG=, LANE_ARGS=
 ifeq ($(and $(FC),$(JAILER)),)
-	@echo "skipped: the tests of Firecracker in internal/host/vmm/firecracker and internal/host/runtime/microvm;"
+	@echo "skipped: the tests of Firecracker in internal/host/vmm/firecracker and internal/host/runtime/microvm, and of the whole agent with it;"
 	@echo "they need its programs: make test-firecracker FC=PATH/firecracker JAILER=PATH/jailer"
 else
 	@RUN='$(RUN)' LANE_ARGS='$(LANE_ARGS)' test/vm/firecracker '$(FC)' '$(JAILER)' $(PKG)

@@ -60,6 +60,11 @@ func (d *Driver) take(live disk.Live, files stackFiles) (*dm.Info, error) {
 		return nil, err
 	}
 	right, err := d.matches(c, live, files)
+	if err == nil && !right && top.OpenCount > 0 {
+		// Not stale: to clear it away would take a running VM's disk.
+		err = fault.New(fault.FailedPrecondition, "use", "device "+top.Name,
+			"somebody has it open, and it stands on other files than the disk is said to")
+	}
 	if err != nil || !right {
 		return nil, err
 	}
