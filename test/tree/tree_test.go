@@ -300,7 +300,7 @@ func (f *forest) clear() {
 	require.Empty(f.t, f.Runtime.Running())
 	var left []string
 	require.NoError(f.t, filepath.WalkDir(f.Data.Sandboxes(), func(path string, e os.DirEntry, err error) error {
-		if err == nil && !e.IsDir() {
+		if err == nil && !e.IsDir() && path != f.Data.Reserve() {
 			left = append(left, strings.TrimPrefix(path, f.Data.Sandboxes()))
 		}
 		return err

@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -111,7 +112,10 @@ func mountDrives(plan Plan) error {
 	if err != nil {
 		return err
 	}
-	list := []mount{{scratch, plan.Scratch, "ext4", unix.MS_NOSUID, "discard"}}
+	if err := mountScratch(scratch, plan.Scratch); err != nil {
+		return err
+	}
+	var list []mount
 	for _, d := range plan.Drives {
 		node, err := device(d.Serial)
 		if err != nil {
@@ -123,10 +127,26 @@ func mountDrives(plan Plan) error {
 		}
 		list = append(list, mount{node, d.Path, kind, unix.MS_RDONLY, ""})
 	}
-	if err := mountAll(list); err != nil {
+	return mountAll(list)
+}
+
+// mountScratch keeps what lies there already: the working directory may, when it is below /tmp outside
+// too.
+func mountScratch(device, path string) error {
+	const aside = "/.scratch"
+	if err := mountAll([]mount{{device, aside, "ext4", unix.MS_NOSUID, "discard"}}); err != nil {
 		return err
 	}
-	return os.Chmod(plan.Scratch, 0o777|os.ModeSticky)
+	if err := os.CopyFS(aside, os.DirFS(path)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("move %s to its disk: %w", path, err)
+	}
+	if err := os.MkdirAll(path, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount(aside, path, "", unix.MS_MOVE, ""); err != nil {
+		return fmt.Errorf("move %s to %s: %w", aside, path, err)
+	}
+	return errors.Join(os.Remove(aside), os.Chmod(path, 0o777|os.ModeSticky))
 }
 
 // device finds a disk by its serial number: names go by the order in which they are found.
