@@ -143,7 +143,7 @@ func (r *roost) cycles(id string, want content) {
 // diskUsed is what files below a folder of the installation take, in KiB; folders are not counted.
 func (r *roost) diskUsed(folder string) int {
 	r.t.Helper()
-	out, err := exec.Command("sh", "-c", "find '"+r.data+"/"+folder+"' -type f -printf '%k\n' 2>/dev/null | awk '{n+=$1} END {print n+0}'").Output()
+	out, err := exec.Command("sh", "-c", "find '"+r.data+"/"+folder+"' -type f ! -name .reserve -printf '%k\n' 2>/dev/null | awk '{n+=$1} END {print n+0}'").Output()
 	require.NoError(r.t, err)
 	var n int
 	_, err = fmt.Sscan(string(out), &n)
