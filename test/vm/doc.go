@@ -3,7 +3,7 @@
 // kernel under QEMU's translator (TCG) has both, KVM nested in the emulated CPU.
 //
 //	make vmtest PKG=./internal/host/disk/devicemapper/dm RUN=TestRemove
-//	go test -exec '.cache/bin/lane disk --' ./internal/host/disk/devicemapper/...
+//	go test -exec "$PWD/.cache/bin/lane disk --" ./internal/host/disk/devicemapper/...
 //	.cache/bin/lane host -v -tool strace -file HOST=/GUEST -tree FOLDER=/GUEST -- PROGRAM ARGS
 //
 // # Shapes
