@@ -191,7 +191,7 @@ func isInstance(dir string) bool {
 	args, _ := os.ReadFile(filepath.Join(dir, "cmdline"))
 	name, _, _ := strings.Cut(string(args), "\x00")
 	name = filepath.Base(name)
-	return name == "runsc-sandbox" || strings.HasPrefix(name, "qemu")
+	return name == "runsc-sandbox" || name == "firecracker" || strings.HasPrefix(name, "qemu")
 }
 
 // strays are files that no finished operation leaves: stages, trash, half-written files.

@@ -55,10 +55,7 @@ func (r *roost) vmPID(id string) int {
 		if err != nil || int(st.Sys().(*syscall.Stat_t).Uid) != journal.UID {
 			continue
 		}
-		// gVisor's others (the gofer, the processes that run user code) end with the sentry.
-		args, _ := os.ReadFile(filepath.Join(dir, "cmdline"))
-		name, _, _ := strings.Cut(string(args), "\x00")
-		if name = filepath.Base(name); name != "runsc-sandbox" && !strings.HasPrefix(name, "qemu") {
+		if !isInstance(dir) {
 			continue
 		}
 		var pid int
